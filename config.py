@@ -1,0 +1,254 @@
+"""Every setting of the project, once: frozen dataclasses from which the command line is made.
+
+The text after each field is its help: meaning, unit, limits. A script's settings are one class
+(`TrainSettings`, `TuningSettings`, ...) made of the groups it needs; `run(main, TrainSettings)` parses the
+command line, calls `main(settings)` and turns a user's mistake into one line and exit status 2.
+Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+PATCH = 14  # side of a DINOv2 patch in pixels: one cell of the embedding grid
+EMBEDDED_BACKBONE = Path(__file__).resolve().parent / "weights"  # what `--backbone embedded` means
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave. The text says what was given, what is allowed, what to do next."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Pictures: where they are, how they are split and read."""
+
+    data: Path  # folder of pictures: Recod.ai/LUC (train_images/, train_masks/) or authentic/, forged/, masks/
+    val_fraction: float = 0.15  # share of the base pictures kept for validation and tuning, 0 to 1
+    test_fraction: float = 0.15  # share of the base pictures kept for the test, 0 to 1
+    split_seed: int = 0  # seed of the split; the same seed and folder always give the same split
+    skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
+    max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How pictures reach the training loop."""
+
+    workers: int = 2  # loader processes per rank; 0 reads in the main process
+    cache: Path | None = None  # folder for decoded, letterboxed pictures, so that an epoch is not bound by decoding
+    cache_gb: float = 20.0  # largest size of that folder in GB; pictures beyond it are decoded each time
+    augment: bool = True  # flips, rotation, blur, JPEG, noise, colour
+    synthesis_probability: float = 0.0  # share of authentic training pictures turned into forgeries on the fly, 0 to 1
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """What forgeries are made of. Shares follow the Recod.ai/LUC training pictures."""
+
+    max_contents: int = 3  # most duplicated contents in one picture
+    max_copies: int = 4  # most copies of one content, its source not counted
+    min_copy_pixels: int = 16  # smallest side of a copy in pixels
+    transform_probability: float = 0.6  # share of copies that are rotated, scaled, mirrored or recoloured
+    panel_probability: float = 0.3  # share of pictures composed of panels with labels, arrows and scale bars
+    degrade_probability: float = 0.5  # share of finished pictures that get JPEG, noise, blur or a resize
+
+
+@dataclass(frozen=True)
+class SynthesizeSettings:
+    """Make forgeries with exact masks out of a folder of authentic pictures."""
+
+    authentic: Path  # folder of authentic pictures, searched recursively
+    out: Path  # folder to make: authentic/, forged/, masks/; it must not hold pictures yet
+    count: int = 2000  # forged pictures to make
+    authentic_count: int | None = None  # authentic pictures to write beside them; as many as forged ones when not given
+    seed: int = 0  # the same seed, folder and settings give the same files
+    workers: int = os.cpu_count() or 1  # processes
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Backbone and head."""
+
+    backbone: str = "facebook/dinov2-base"  # hub name, local folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small one that ships
+    image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; the grid has side / 14 cells
+    head_widths: tuple[int, ...] = (1024, 768)  # hidden widths of the MLP head
+    embedding_size: int = 512  # length of the unit vector of each cell
+    unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU
+    compile: bool = False  # torch.compile of backbone and head
+
+    @property
+    def grid_size(self) -> int:
+        """Cells along one side of the embedding grid."""
+        return self.image_size // PATCH
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weighted sum of the three losses of losses.py."""
+
+    supcon_weight: float = 1.2  # weight of the supervised contrastive loss
+    separation_weight: float = 1.0  # weight of the separation loss
+    uniformity_weight: float = 0.5  # weight of the uniformity loss
+    temperature: float = 0.07  # of the supervised contrastive loss
+    separation_margin: float = 2.0  # distance between centroids under which they repel; 2 is the unit sphere's diameter, so this hinge never closes
+    uniformity_margin: float = 0.1  # mean squared distance to the centroid above which a label's cells are pulled in
+
+
+@dataclass(frozen=True)
+class ClusteringSettings:
+    """The cascade. Distances are cosine distances, 0 to 2."""
+
+    min_cluster_size: int = 15  # strict HDBSCAN: smallest cluster in cells
+    min_samples: int = 5  # strict HDBSCAN: neighbours that make a core, in cells
+    cluster_selection_epsilon: float = 0.0  # strict HDBSCAN: clusters nearer than this are not split (Euclidean)
+    candidate_distance: float = 0.5  # least distance of a candidate's centroid from the background's
+    anomaly_threshold: float = 0.05  # a picture without candidates and with a lower anomaly score is authentic
+    loose_min_cluster_size: int = 5  # loose HDBSCAN: smallest cluster in cells
+    loose_min_samples: int = 2  # loose HDBSCAN: neighbours that make a core, in cells
+    loose_candidate_distance: float = 0.2  # loose HDBSCAN: least distance of a candidate from the background
+    growth_distance: float = 0.2  # a neighbouring cell nearer than this to the core's centroid joins it
+    max_instances: int = 5  # most instances in one picture, the best first
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train the head (and the last blocks of the backbone, if asked for)."""
+
+    data: DataSettings
+    out: Path  # run folder: settings, splits, log, last.pt, best.pt; must be new unless --resume
+    resume: bool = False  # go on from OUT/last.pt as if the run had never stopped
+    epochs: int = 40  # passes over the training pictures
+    batch_size: int = 8  # pictures per rank and forward pass
+    accumulation: int = 2  # forward passes per optimiser step
+    learning_rate: float = 1e-3  # of the head at the start; falls on a cosine per step
+    backbone_learning_rate: float = 1e-5  # of the unfrozen blocks
+    unfreeze_epoch: int = 0  # the unfrozen blocks start to learn with this epoch, counted from 0
+    min_learning_rate: float = 1e-7  # at the end of the cosine
+    weight_decay: float = 1e-4  # AdamW
+    clip_norm: float = 1.0  # largest gradient norm
+    patience: int = 10  # epochs without a better validation oF1 before the run ends
+    validation_pictures: int | None = None  # score at most this many validation pictures per epoch; all when not given
+    checkpoint_seconds: float = 600.0  # also save last.pt within an epoch after this many seconds
+    seed: int = 0  # weights, order of the pictures, augmentation
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
+
+
+def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:
+    """Settings of class `cls` from the command line. An unknown name or a bad value is an `InputError`."""
+    import tyro
+
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                cls,
+                args=argv,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        # tyro draws a box of several lines; a user's mistake is one line here.
+        lines = [line.strip("╭╮╰╯│─ ") for line in captured.getvalue().splitlines()]
+        raise InputError(" ".join(line for line in lines[1:] if line)) from None
+
+
+def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
+    """Entry point of every script: parse, call `main`, and end with its exit status.
+
+    A user's mistake (`InputError`, a missing file, a full disk) is one line on stderr and status 2. Anything
+    else is a fault of ours and keeps its traceback.
+    """
+    name = Path(sys.argv[0]).name
+    try:
+        description = sys.modules["__main__"].__doc__
+        sys.exit(main(parse(cls, description=description)) or 0)
+    except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as mistake:
+        text = str(mistake)
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        text = f"{fault}. Free some space and start again with --resume where the script has it"
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON types (paths as text)."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Inverse of `to_dict`; an unknown name is an `InputError`, a missing one takes its default."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"unknown settings {', '.join(unknown)} for {cls.__name__}; known: {', '.join(hints)}")
+    return cls(**{name: _convert(hints[name], value, name) for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{name} is {value!r}; it must be of type {hint.__name__}")
+    return value
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Make a file appear whole or not at all: `write` fills a temporary name, which is then renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; what is not JSON is an `InputError`."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise InputError(f"{path} is not a JSON file ({fault})") from None
