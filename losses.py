@@ -1,0 +1,136 @@
+"""The three losses that make copied regions cluster, and their weighted sum. One file, nothing else of the project.
+
+    loss = ForgeryLoss()
+    total, terms = loss(embeddings, labels, num_labels)   # (B, N, D) unit vectors, (B, N) int64
+
+Cells carry a label: 0 background, 1..K duplicated content, -1 padding. Everything is batched over pictures and
+written with sums per label (a matrix product with the one-hot labels), so that no N x N mask of positives is
+made and no Python loop goes over pictures or labels. All terms are computed in float32, also inside autocast.
+
+Each picture's losses are averaged over its own labels, pairs or anchors; the batch's loss is the mean over
+pictures. A term that is not defined for a picture (no anchor with a positive, no pair of labels) is zero there
+and still tied to the graph, so that every rank of a DDP job has a gradient.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ForgeryLoss(nn.Module):
+    """Weighted sum `w_c * SupCon + w_s * separation + w_u * uniformity`, averaged over the pictures of a batch."""
+
+    def __init__(
+        self,
+        supcon_weight: float = 1.2,
+        separation_weight: float = 1.0,
+        uniformity_weight: float = 0.5,
+        temperature: float = 0.07,
+        separation_margin: float = 2.0,
+        uniformity_margin: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be positive")
+        self.weights = {"supcon": supcon_weight, "separation": separation_weight, "uniformity": uniformity_weight}
+        self.temperature = temperature
+        self.separation_margin = separation_margin
+        self.uniformity_margin = uniformity_margin
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, num_labels: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch.
+
+        Args:
+            embeddings: (B, N, D) or (B, G, G, D), unit vectors, any float type.
+            labels: (B, N) or (B, G, G) int64: -1 padding, 0 background, 1..num_labels - 1 instances.
+            num_labels: 1 + the largest label. Give it where the labels lie on a GPU: reading it from them waits
+                for the device.
+        Returns:
+            The loss, a float32 scalar, and its unweighted terms `supcon`, `separation`, `uniformity` (detached).
+        Raises:
+            ValueError: the shapes do not belong together.
+        """
+        if embeddings.shape[:-1] != labels.shape:
+            raise ValueError(f"embeddings {tuple(embeddings.shape)} do not belong to labels {tuple(labels.shape)}")
+        if num_labels is None:
+            num_labels = max(1, int(labels.max()) + 1)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            z = embeddings.float().flatten(1, -2)  # (B, N, D)
+            members = one_hot(labels.flatten(1), num_labels)  # (B, N, K) float32, a padding cell's row is zero
+            counts = members.sum(1)  # (B, K)
+            sums = members.transpose(1, 2) @ z  # (B, K, D)
+            per_picture = {
+                "supcon": supcon(z, members, counts, sums, self.temperature),
+                "separation": separation(counts, sums, self.separation_margin),
+                "uniformity": uniformity(z, members, counts, sums, self.uniformity_margin),
+            }  # each (B,)
+            terms = {name: values.mean() for name, values in per_picture.items()}
+            total = sum(self.weights[name] * value for name, value in terms.items())
+        return total, {name: value.detach() for name, value in terms.items()}
+
+
+def one_hot(labels: Tensor, num_labels: int) -> Tensor:
+    """(B, N) int64 labels -> (B, N, num_labels) float32; the row of a padding cell (-1) is zero."""
+    return F.one_hot(labels + 1, num_labels + 1)[..., 1:].float()
+
+
+def supcon(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss per picture (Khosla et al. 2020, eq. 2, L_out).
+
+    For an anchor i with positives P(i), the other cells of its label, and A(i), all other cells of the picture:
+
+        l_i = -1 / |P(i)| sum_{p in P(i)} z_i . z_p / t  +  log sum_{a in A(i)} exp(z_i . z_a / t)
+
+    The first sum needs no pairs: it is z_i . (S_y - z_i), with S_y the sum of the vectors of i's label y.
+    Only the log-sum-exp goes over the N x N similarities.
+
+    Args:
+        z: (B, N, D) float32 unit vectors. members: (B, N, K) one-hot. counts: (B, K). sums: (B, K, D).
+    Returns:
+        (B,) float32: mean of l_i over the anchors that have a positive; 0 where none has.
+    """
+    valid = members.sum(2)  # (B, N): 1 for a cell, 0 for padding
+    own = (members @ counts.unsqueeze(2)).squeeze(2)  # (B, N): cells of the anchor's label
+    anchor = valid * (own > 1)
+    similarity = z @ z.transpose(1, 2) / temperature  # (B, N, N)
+    # An anchor is not its own contrast, and padding is nobody's.
+    hidden = torch.eye(z.shape[1], dtype=torch.bool, device=z.device) | (valid == 0).unsqueeze(1)
+    log_sum = similarity.masked_fill(hidden, torch.finfo(similarity.dtype).min).logsumexp(2)  # (B, N)
+    to_positives = ((members @ sums - z) * z).sum(2) / temperature  # (B, N)
+    loss = log_sum - to_positives / (own - 1).clamp(min=1)
+    # where, not a product: a picture with a single cell has a meaningless log_sum of -1e38.
+    return torch.where(anchor > 0, loss, 0.0).sum(1) / anchor.sum(1).clamp(min=1)
+
+
+def uniformity(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin: float) -> Tensor:
+    """How far a label's cells are from their centroid, per picture: mean over labels of max(0, msd - margin).
+
+    msd is the mean squared Euclidean distance of the label's cells to the label's mean vector c (not
+    normalised): mean |z|^2 - |c|^2. An authentic picture has one label, the background with all its cells.
+
+    Args and returns: as `supcon`.
+    """
+    present = (counts > 0).float()
+    safe = counts.clamp(min=1)
+    squares = (members.transpose(1, 2) @ z.square().sum(2, keepdim=True)).squeeze(2) / safe  # (B, K)
+    spread = squares - (sums / safe.unsqueeze(2)).square().sum(2)
+    return ((spread - margin).clamp(min=0) * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def separation(counts: Tensor, sums: Tensor, margin: float) -> Tensor:
+    """How near the labels' centroids are, per picture: mean over pairs of labels of max(0, margin - distance).
+
+    Centroids are mean vectors inside the unit ball, so with the method's margin of 2 the hinge never closes.
+
+    Args and returns: as `supcon`; 0 for a picture with fewer than two labels.
+    """
+    centroids = sums / counts.clamp(min=1).unsqueeze(2)  # (B, K, D)
+    square = centroids.square().sum(2)
+    distance = square.unsqueeze(2) + square.unsqueeze(1) - 2 * centroids @ centroids.transpose(1, 2)
+    # The root's slope is infinite at 0; a floor of 1e-12 keeps gradients finite for equal centroids.
+    distance = distance.clamp(min=1e-12).sqrt()
+    present = counts > 0
+    pairs = (present.unsqueeze(2) & present.unsqueeze(1)).float().triu(1)
+    return ((margin - distance).clamp(min=0) * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
