@@ -53,16 +53,32 @@ class LoaderSettings:
     synthesis_probability: float = 0.0  # share of authentic training pictures turned into forgeries on the fly, 0 to 1
 
 
+# object: a cell or a band along its outline; panel: a panel or a part of one, in composed figures only
+ContentKind = Literal["object", "blob", "ellipse", "rectangle", "polygon", "panel"]
+CopyTransform = Literal["rotation", "right-angle", "scale", "mirror", "recolour"]  # recolour: brightness and contrast
+CopyBlending = Literal["hard", "feathered", "poisson"]
+Degradation = Literal["jpeg", "noise", "blur", "resize"]
+
+
 @dataclass(frozen=True)
 class SynthesisSettings:
     """What forgeries are made of. Shares follow the Recod.ai/LUC training pictures."""
 
     max_contents: int = 3  # most duplicated contents in one picture
     max_copies: int = 4  # most copies of one content, its source not counted
-    min_copy_pixels: int = 16  # smallest side of a copy in pixels
+    min_copy_pixels: int = 16  # smallest side of a source or copy in the finished picture, in pixels
+    max_copy_pixels: int | None = None  # largest such side in pixels; free when not given
+    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied
     transform_probability: float = 0.6  # share of copies that are rotated, scaled, mirrored or recoloured
+    copy_transforms: tuple[CopyTransform, ...] = typing.get_args(CopyTransform)  # changes of those, at least one each
+    min_scale: float = 0.5  # smallest side of a scaled copy against its source
+    max_scale: float = 2.0  # largest side of a scaled copy against its source
+    copy_blendings: tuple[CopyBlending, ...] = typing.get_args(CopyBlending)  # how copies are pasted
     panel_probability: float = 0.3  # share of pictures composed of panels with labels, arrows and scale bars
     degrade_probability: float = 0.5  # share of finished pictures that get JPEG, noise, blur or a resize
+    degradations: tuple[Degradation, ...] = typing.get_args(Degradation)  # what those may get, at least one each
+    min_jpeg_quality: int = 60  # lowest JPEG quality of a degraded picture, 1 to 100
+    max_jpeg_quality: int = 95  # highest JPEG quality of a degraded picture, 1 to 100
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,8 @@ class SynthesizeSettings:
     authentic_count: int | None = None  # authentic pictures to write beside them; as many as forged ones when not given
     seed: int = 0  # the same seed, folder and settings give the same files
     workers: int = os.cpu_count() or 1  # processes
+    group_size: int = 4  # pictures from one folder that may meet in one composed figure; they share `base` in the JSON, so that one split takes them all
+    skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
 
 
