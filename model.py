@@ -1,0 +1,370 @@
+"""A frozen DINOv2 backbone and an MLP head: a picture goes in, one unit vector per 14-px patch comes out.
+
+    model = ForgeryModel(ModelSettings(backbone="embedded"))
+    embeddings = model(to_pixels(images))      # (B, S, S, 3) uint8 -> (B, G, G, 512) float32, unit length
+
+This file owns loading and saving of both: backbones from the hub, a local folder or the official file, and
+checkpoints, which are read with `weights_only=True`, so that a file from a stranger cannot run code.
+"""
+
+import contextlib
+import hashlib
+import pickle
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config import EMBEDDED_BACKBONE, PATCH, InputError, ModelSettings, from_dict, to_dict, write_whole
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CHECKPOINT_FORMAT = 1  # raised when a checkpoint's content changes its meaning
+
+THREE_WAYS = (
+    "three ways to get weights: (1) on a machine with a network, run once and the hub's cache is used from then on; "
+    "(2) copy the folder of that model (config.json, model.safetensors) and give its path; "
+    "(3) download dinov2_vitb14_pretrain.pth of the official release and give its path. "
+    "`--backbone embedded` runs on the small backbone that ships with the project"
+)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Pictures (B, S, S, 3) uint8 RGB -> normalised pixels (B, 3, S, S) float32 (ImageNet mean and deviation)."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
+    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def build_head(width: int, settings: ModelSettings) -> nn.Sequential:
+    """MLP head: (Linear, LayerNorm, ReLU) per hidden width, then Linear to the embedding."""
+    layers: list[nn.Module] = []
+    for hidden in settings.head_widths:
+        layers += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU()]
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, settings.embedding_size))
+
+
+class ForgeryModel(nn.Module):
+    """Backbone and head.
+
+    The backbone is in eval mode at all times and frozen, but for the last `unfreeze_blocks` blocks and the final
+    norm. When all blocks are unfrozen, the patch and position embeddings learn too.
+
+    Raises:
+        InputError: the image size is no multiple of 14, the weights are missing, or too many blocks are unfrozen.
+    """
+
+    def __init__(self, settings: ModelSettings, backbone: nn.Module | None = None) -> None:
+        """Take `backbone`, or load the one that the settings name."""
+        super().__init__()
+        check_image_size(settings.image_size)
+        self.settings = settings
+        self.backbone = backbone if backbone is not None else load_backbone(settings.backbone)
+        self.head = build_head(self.backbone.config.hidden_size, settings)
+        self._freeze(settings.unfreeze_blocks)
+        if settings.compile:
+            self.compile()  # in place: the state dict keeps its keys
+
+    def _freeze(self, unfreeze_blocks: int) -> None:
+        blocks = self.backbone.encoder.layer
+        if not 0 <= unfreeze_blocks <= len(blocks):
+            raise InputError(f"--unfreeze-blocks is {unfreeze_blocks}; this backbone has {len(blocks)} blocks")
+        self.backbone.requires_grad_(False).eval()
+        if unfreeze_blocks == 0:
+            return
+        self.backbone.layernorm.requires_grad_(True)
+        for block in blocks[len(blocks) - unfreeze_blocks :]:
+            block.requires_grad_(True)
+        if unfreeze_blocks == len(blocks):
+            self.backbone.embeddings.requires_grad_(True)
+            # Never used in the forward pass: DDP would wait for its gradient.
+            self.backbone.embeddings.mask_token.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ForgeryModel":
+        """Training mode of the head; the backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed pictures.
+
+        Args:
+            pixels: (B, 3, S, S) float32, normalised; S a multiple of 14.
+        Returns:
+            (B, G, G, D) float32 unit vectors, G = S / 14.
+        """
+        grid = pixels.shape[-1] // PATCH
+        with contextlib.nullcontext() if self.settings.unfreeze_blocks else torch.no_grad():
+            tokens = self.backbone(pixel_values=pixels).last_hidden_state[:, 1:]  # (B, G * G, hidden), after the norm
+        embeddings = F.normalize(self.head(tokens).float(), dim=-1)  # float32 also inside autocast
+        return embeddings.unflatten(1, (grid, grid))
+
+    def parameter_groups(self, head_lr: float, backbone_lr: float) -> list[dict[str, Any]]:
+        """Optimiser groups of what is trained: `head`, and `backbone` where blocks are unfrozen."""
+        groups = [{"name": "head", "params": list(self.head.parameters()), "lr": head_lr}]
+        unfrozen = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        if unfrozen:
+            groups.append({"name": "backbone", "params": unfrozen, "lr": backbone_lr})
+        return groups
+
+
+def autocast(settings: ModelSettings, device: torch.device) -> torch.autocast:
+    """Mixed precision for the forward pass, as `--amp` says. `auto` is bf16 or fp16 on a GPU and off on a CPU."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.amp)
+    if settings.amp == "auto" and device.type == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def check_image_size(size: int) -> None:
+    """Raise InputError unless the side S is a positive multiple of the patch."""
+    if size <= 0 or size % PATCH:
+        below = max(1, size // PATCH) * PATCH
+        raise InputError(f"--image-size {size} is not a multiple of the patch {PATCH}; try {below} or {below + PATCH}")
+
+
+# Backbones --------------------------------------------------------------------------------------------------------
+
+
+def load_backbone(name: str) -> nn.Module:
+    """A DINOv2 backbone (transformers' `Dinov2Model`, SDPA attention, float32) from where `name` says.
+
+    Args:
+        name: hub name, local folder (config.json, model.safetensors), official `dinov2_vit{s,b,l}14_pretrain.pth`,
+            or `embedded`.
+    Raises:
+        InputError: the weights are not there (at once, without retries), or do not fit.
+    """
+    source = locate_backbone(name)  # before the import of transformers, which takes seconds
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if source.is_file():
+        return _load_official(source)
+    try:
+        config = Dinov2Config.from_pretrained(source, local_files_only=True)
+        model, report = Dinov2Model.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as fault:
+        raise InputError(f"{source} cannot be loaded as a DINOv2 backbone: {fault}") from fault
+    wrong = [f"{kind.replace('_', ' ')}: {', '.join(map(str, report[kind]))}" for kind in report if report[kind]]
+    if wrong:
+        raise InputError(f"{source} does not fit a DINOv2 backbone: {'; '.join(wrong)[:300]}")
+    return model
+
+
+def locate_backbone(name: str) -> Path:
+    """Where the weights lie on this machine: a folder or a `.pth` file; downloads from the hub when it must.
+
+    Raises:
+        InputError: they are nowhere; the text names the three ways to get them. Takes at most 3 s without a network.
+    """
+    path = EMBEDDED_BACKBONE if name == "embedded" else Path(name)
+    if path.exists():
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise InputError(f"the folder {path} holds no config.json; {THREE_WAYS}")
+        return path
+    if name.endswith(".pth") or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(f"the backbone {name} does not exist here; {THREE_WAYS}")
+    from huggingface_hub import hf_hub_url, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    files = ["config.json", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=files))
+    except HFValidationError as fault:
+        raise InputError(
+            f"the backbone {name} does not exist here and is no hub name ({fault}); {THREE_WAYS}"
+        ) from None
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        # One short question first: the hub's client tries for 20 s and more when there is no network.
+        urllib.request.urlopen(urllib.request.Request(hf_hub_url(name, "config.json"), method="HEAD"), timeout=3)
+        return Path(snapshot_download(name, allow_patterns=files))
+    except OSError as fault:
+        raise InputError(
+            f"the backbone {name} is not in the cache and cannot be fetched ({fault}); {THREE_WAYS}"
+        ) from None
+
+
+def _load_official(path: Path) -> nn.Module:
+    """Load the official DINOv2 release's state dict; every key must find its place."""
+    state = _torch_load(path)
+    if not isinstance(state, dict) or "pos_embed" not in state or not torch.is_tensor(state["pos_embed"]):
+        raise InputError(f"{path} is no official DINOv2 file: it has no pos_embed")
+    tokens, width = state["pos_embed"].shape[1:]
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    model = random_backbone(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        image_size=round((tokens - 1) ** 0.5) * PATCH,
+    )
+    try:
+        model.load_state_dict(convert_official_state(state), strict=True)
+    except (RuntimeError, KeyError) as fault:
+        raise InputError(
+            f"{path} does not fit DINOv2 ViT with patch {PATCH} (s, b or l, no registers): {fault}"
+        ) from None
+    return model
+
+
+def convert_official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of the official DINOv2 release -> keys of `Dinov2Model`; the joint qkv projection becomes three."""
+    renamed = {
+        "cls_token": "embeddings.cls_token",
+        "mask_token": "embeddings.mask_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "blocks": "encoder.layer",
+        "attn.proj": "attention.o_proj",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+    }
+    converted: dict[str, Tensor] = {}
+    for key, value in state.items():
+        new = key
+        for old, replacement in renamed.items():
+            new = new.replace(old, replacement)
+        if new.startswith("norm."):
+            new = new.replace("norm.", "layernorm.")
+        if ".attn.qkv." in new:
+            for part, piece in zip("qkv", value.chunk(3, dim=0), strict=True):
+                converted[new.replace("attn.qkv", f"attention.{part}_proj")] = piece
+        else:
+            converted[new] = value
+    return converted
+
+
+def random_backbone(seed: int = 0, **config: Any) -> nn.Module:
+    """An untrained DINOv2 backbone, the same for the same seed.
+
+    Args:
+        config: fields of `Dinov2Config` that differ from the embedded one's (hidden 192, 6 blocks, 3 heads, 462 px).
+    """
+    from transformers import Dinov2Config, Dinov2Model
+
+    small = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "image_size": 462}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Dinov2Model(Dinov2Config(**(small | {"patch_size": PATCH} | config)))
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Short hash of a module's parameters, to tell one backbone from another (64 values of each tensor)."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def model_state(model: ForgeryModel) -> dict[str, Any]:
+    """What a checkpoint keeps of a model: settings, head, and the backbone's weights only where they were trained."""
+    trained = model.settings.unfreeze_blocks > 0
+    return {
+        "settings": to_dict(model.settings),
+        "head": model.head.state_dict(),
+        "backbone": model.backbone.state_dict() if trained else None,
+        "backbone_config": model.backbone.config.to_dict() if trained else None,
+        "backbone_fingerprint": None if trained else fingerprint(model.backbone),
+    }
+
+
+def load_model_state(model: ForgeryModel, state: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a model of the same shape.
+
+    Raises:
+        InputError: another head size, another backbone, or missing keys.
+    """
+    try:
+        model.head.load_state_dict(state["head"], strict=True)
+        if state["backbone"] is not None:
+            model.backbone.load_state_dict(state["backbone"], strict=True)
+    except RuntimeError as fault:
+        raise InputError(
+            f"{path} was made with another head or backbone: {str(fault).splitlines()[-1].strip()}"
+        ) from None
+    expected = state["backbone_fingerprint"]
+    if expected is not None and fingerprint(model.backbone) != expected:
+        raise InputError(
+            f"{path} was trained on a backbone whose weights differ from {model.settings.backbone}; "
+            "give --backbone the one it was trained on"
+        )
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all. A full disk raises OSError and leaves the old file as it was."""
+
+    def write(temporary: Path) -> None:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as fault:
+            # torch's zip writer reports a failed write (a full disk) as a RuntimeError about file positions.
+            cause = fault.__context__ if isinstance(fault.__context__, OSError) else None
+            raise OSError(cause.errno if cause else 28, f"cannot write {path}: {cause or fault}") from fault
+
+    write_whole(path, write)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: truncated, not a checkpoint of this project, or holding more than weights and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; train one with train.py --out {path.parent}")
+    content = _torch_load(path)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or "model" not in content:
+        raise InputError(f"{path} is not a checkpoint of this project (format {CHECKPOINT_FORMAT})")
+    return content
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds more than weights and plain values, or is damaged; it is not loaded, for it could run code"
+        ) from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as fault:
+        raise InputError(f"{path} is truncated or not a checkpoint ({str(fault).splitlines()[0]})") from None
+
+
+def load_model(path: Path, backbone: str | None = None) -> tuple[ForgeryModel, dict[str, Any]]:
+    """Model of a checkpoint, in eval mode on the CPU, and the checkpoint's whole content.
+
+    Args:
+        backbone: where the backbone lies on this machine, if not where it lay in training.
+    """
+    content = load_checkpoint(path)
+    state = content["model"]
+    settings = from_dict(ModelSettings, state["settings"] | ({"backbone": backbone} if backbone else {}))
+    # A trained backbone comes with the checkpoint; only a frozen one is looked for on this machine.
+    trained = random_backbone(**state["backbone_config"]) if state["backbone_config"] else None
+    model = ForgeryModel(settings, trained)
+    load_model_state(model, content["model"], path)
+    return model.eval(), content
