@@ -351,7 +351,7 @@ def _torch_load(path: Path) -> Any:
             f"{path} holds more than weights and plain values, or is damaged; it is not loaded, for it could run code"
         ) from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as fault:
-        raise InputError(f"{path} is truncated or not a checkpoint ({str(fault).splitlines()[0]})") from None
+        raise InputError(f"{path} is truncated or not a checkpoint ({str(fault).partition(chr(10))[0] or type(fault).__name__})") from None
 
 
 def load_model(path: Path, backbone: str | None = None) -> tuple[ForgeryModel, dict[str, Any]]:
