@@ -27,26 +27,24 @@ ANOMALY_PERCENTILE = 95
 
 
 class Cells:
-    """The cells of one picture that count, with HDBSCAN trees made once and kept."""
+    """The cells of one picture, with HDBSCAN trees made once and kept."""
 
-    def __init__(self, embeddings: np.ndarray, valid: np.ndarray | None = None) -> None:
-        """Take the cells of a picture.
+    def __init__(self, embeddings: np.ndarray) -> None:
+        """Take the cells of a picture, without padding.
 
         Args:
             embeddings: (G_h, G_w, D) unit vectors, any float type.
-            valid: (G_h, G_w) bool, False for padding; all cells count when not given.
         Raises:
-            ValueError: the shapes do not belong together, or a vector is not finite.
+            ValueError: there is no cell, or a vector is not finite.
         """
-        self.valid = np.ones(embeddings.shape[:2], bool) if valid is None else valid
-        if embeddings.ndim != 3 or self.valid.shape != embeddings.shape[:2]:
-            raise ValueError(f"embeddings {embeddings.shape} do not belong to the grid {self.valid.shape}")
-        self.vectors = embeddings[self.valid].astype(np.float64)  # (N, D)
-        if not np.isfinite(self.vectors).all():
+        if embeddings.ndim != 3 or embeddings.size == 0:
+            raise ValueError(f"embeddings must be (G_h, G_w, D) with at least one cell, not {embeddings.shape}")
+        if not np.isfinite(embeddings).all():
             raise ValueError("embeddings hold values that are not finite")
-        mean = _unit(self.vectors.mean(axis=0)) if len(self.vectors) else np.zeros(embeddings.shape[2])
-        self.anomaly = 1.0 - self.vectors @ mean  # (N,) cosine distance to the picture's mean vector
-        self.anomaly_score = float(np.percentile(self.anomaly, ANOMALY_PERCENTILE)) if len(self.vectors) else 0.0
+        self.shape = embeddings.shape[:2]
+        self.vectors = embeddings.reshape(-1, embeddings.shape[2]).astype(np.float64)  # (N, D)
+        self.anomaly = 1.0 - self.vectors @ _unit(self.vectors.mean(axis=0))  # (N,) cosine distance to the mean vector
+        self.anomaly_score = float(np.percentile(self.anomaly, ANOMALY_PERCENTILE))
         self._distances: np.ndarray | None = None
         self._trees: dict[int, np.ndarray] = {}
 
@@ -84,7 +82,7 @@ class Cascade:
     scores: tuple[float, ...]  # per instance: half the cosine distance of its core from the background, 0 to 1
     reason: str  # which step decided: `strict`, `low anomaly`, `loose` or `no candidate`
     anomaly_score: float  # 95th percentile of `anomaly`
-    anomaly: np.ndarray  # (G_h, G_w) float32 cosine distance to the picture's mean vector; NaN in padding
+    anomaly: np.ndarray  # (G_h, G_w) float32 cosine distance to the picture's mean vector
 
 
 def cascade(cells: Cells, settings: ClusteringSettings) -> Cascade:
@@ -99,14 +97,12 @@ def cascade(cells: Cells, settings: ClusteringSettings) -> Cascade:
         found = _candidates(cells.vectors, loose, s.loose_candidate_distance)
         reason = "loose" if found else "no candidate"
     found = sorted(found, key=lambda candidate: -candidate[0])[: s.max_instances]
-    anomaly = np.full(cells.valid.shape, np.nan, np.float32)
-    anomaly[cells.valid] = cells.anomaly
     return Cascade(
         labels=grow(cells, [core for _, core in found], s.growth_distance),
         scores=tuple(min(1.0, max(0.0, distance / 2)) for distance, _ in found),
         reason=reason,
         anomaly_score=cells.anomaly_score,
-        anomaly=anomaly,
+        anomaly=cells.anomaly.reshape(cells.shape).astype(np.float32),
     )
 
 
@@ -127,11 +123,11 @@ def grow(cells: Cells, cores: list[np.ndarray], distance: float) -> np.ndarray:
     such cells (8-connected) leads to the core. A core's own cells always stay with it.
 
     Args:
-        cores: (N,) bool each, over the cells that count; they do not overlap.
+        cores: (N,) bool each, row by row; they do not overlap.
     Returns:
         (G_h, G_w) int64: 0 nothing, k for the k-th core.
     """
-    grown = np.zeros(cells.valid.shape, np.int64)
+    grown = np.zeros(cells.shape, np.int64)
     if not cores:
         return grown
     centroids = np.stack([_unit(cells.vectors[core].mean(axis=0)) for core in cores])
@@ -140,11 +136,9 @@ def grow(cells: Cells, cores: list[np.ndarray], distance: float) -> np.ndarray:
     near = to_centroids.min(axis=1) < distance
     taken = np.any(cores, axis=0)
     for k, core in enumerate(cores):
-        reach, seed = np.zeros(cells.valid.shape, bool), np.zeros(cells.valid.shape, bool)
-        reach[cells.valid] = core | (near & (nearest == k) & ~taken)
-        seed[cells.valid] = core
-        parts, _ = ndimage.label(reach, structure=np.ones((3, 3)))
-        grown[np.isin(parts, np.unique(parts[seed]))] = k + 1
+        reach = core | (near & (nearest == k) & ~taken)
+        parts, _ = ndimage.label(reach.reshape(cells.shape), structure=np.ones((3, 3)))
+        grown[np.isin(parts, np.unique(parts.ravel()[core]))] = k + 1
     return grown
 
 

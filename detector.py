@@ -1,10 +1,29 @@
-"""The one inference path: a picture goes in, a `Detection` comes out."""
+"""The one inference path: a picture goes in, a `Detection` comes out.
 
+    detector = Detector.load("runs/a/best.pt")
+    detection = detector.detect(image)      # image (H, W, 3) uint8 RGB
+    detection.masks                         # (N, H, W) bool, one per duplicated content
+
+Training (validation), tuning, test and prediction all come through here.
+"""
+
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clustering import Cells, cascade
+from config import ClusteringSettings, InputError, from_dict, read_json
+from dataset import Letterbox, letterbox
 from matching import Instance
+
+if TYPE_CHECKING:
+    import torch
+
+    from model import ForgeryModel
 
 
 @dataclass(frozen=True)
@@ -26,3 +45,109 @@ class Detection:
         if not self.instances:
             return np.zeros((0, *self.shape), bool)
         return np.stack([instance.mask for instance in self.instances])
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture's embedding: what the cascade and the tuning work on."""
+
+    cells: Cells
+    box: Letterbox
+
+
+class Detector:
+    """Model and cascade behind one call."""
+
+    def __init__(self, model: "ForgeryModel", clustering: ClusteringSettings, device: "torch.device") -> None:
+        """Take a model that lies on `device`; it is used as it is, so a model in training can be validated."""
+        self.model = model
+        self.clustering = clustering
+        self.device = device
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path | str, clustering: Path | str | None = None, backbone: str | None = None
+    ) -> "Detector":
+        """Detector of a checkpoint, on the GPU where there is one.
+
+        Args:
+            checkpoint: `best.pt` of a run.
+            clustering: JSON of tuning.py; the checkpoint's own settings when not given.
+            backbone: where the backbone lies, if not where it lay in training.
+        Raises:
+            FileNotFoundError, InputError: a file is missing, damaged or does not fit.
+        """
+        import torch
+
+        from model import load_model
+
+        model, content = load_model(Path(checkpoint), backbone)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        values = content.get("clustering", {}) if clustering is None else read_clustering(Path(clustering))
+        return cls(model.to(device), from_dict(ClusteringSettings, values), device)
+
+    def embed(self, images: Sequence[np.ndarray]) -> list[Embedded]:
+        """Embed pictures (H, W, 3) uint8 RGB of any sizes, in one batch."""
+        import torch
+
+        from model import autocast, to_pixels
+
+        inputs, boxes = zip(*(letterbox(image, self.model.settings.image_size) for image in images), strict=True)
+        with torch.inference_mode(), autocast(self.model.settings, self.device):
+            embeddings = self.model(to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)))
+        # The part of the grid over the picture: padding lies to the right and below.
+        return [
+            Embedded(Cells(grid[: rows(box), : columns(box)]), box)
+            for grid, box in zip(embeddings.cpu().numpy(), boxes, strict=True)
+        ]
+
+    def detect(self, image: np.ndarray) -> Detection:
+        """Find the duplicated contents of one picture (H, W, 3) uint8 RGB."""
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Sequence[np.ndarray]) -> list[Detection]:
+        """Find the duplicated contents of several pictures, embedded together."""
+        start = time.perf_counter()
+        embedded = self.embed(images)
+        share = (time.perf_counter() - start) / len(images)
+        return [self._detect(image, picture, share) for image, picture in zip(images, embedded, strict=True)]
+
+    def _detect(self, image: np.ndarray, picture: Embedded, seconds: float) -> Detection:
+        start = time.perf_counter()
+        found = cascade(picture.cells, self.clustering)
+        full = draw(found.labels, picture.box)
+        instances = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
+        return Detection(
+            shape=image.shape[:2],
+            score=max(found.scores, default=0.0),
+            instances=tuple(instance for instance in instances if instance.mask.any()),
+            seconds=seconds + time.perf_counter() - start,
+            grid=found.labels,
+            anomaly=found.anomaly,
+            reason=found.reason,
+        )
+
+
+def rows(box: Letterbox) -> int:
+    """Rows of the grid that lie over the picture."""
+    return int(box.valid.any(axis=1).sum())
+
+
+def columns(box: Letterbox) -> int:
+    """Columns of the grid that lie over the picture."""
+    return int(box.valid.any(axis=0).sum())
+
+
+def draw(grid: np.ndarray, box: Letterbox) -> np.ndarray:
+    """Draw a labelling of the grid at the picture's full resolution, nearest cell: (g_h, g_w) -> (H, W)."""
+    return grid[box.rows()[:, None], box.columns()]
+
+
+def read_clustering(path: Path) -> dict[str, object]:
+    """Clustering settings written by tuning.py."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; make one with tuning.py --out {path}")
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("clustering"), dict):
+        raise InputError(f'{path} holds no "clustering" settings; make it with tuning.py')
+    return content["clustering"]
