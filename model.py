@@ -114,11 +114,16 @@ class ForgeryModel(nn.Module):
         return groups
 
 
-def autocast(settings: ModelSettings, device: torch.device) -> torch.autocast:
-    """Mixed precision for the forward pass, as `--amp` says. `auto` is bf16 or fp16 on a GPU and off on a CPU."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.amp)
+def amp_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype | None:
+    """Type of the mixed-precision forward pass; None for float32. `auto` is bf16 or fp16 on a GPU, None on a CPU."""
     if settings.amp == "auto" and device.type == "cuda":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.amp)
+
+
+def autocast(settings: ModelSettings, device: torch.device) -> torch.autocast:
+    """Context of the forward pass, as `--amp` says."""
+    dtype = amp_dtype(settings, device)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
@@ -351,7 +356,9 @@ def _torch_load(path: Path) -> Any:
             f"{path} holds more than weights and plain values, or is damaged; it is not loaded, for it could run code"
         ) from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as fault:
-        raise InputError(f"{path} is truncated or not a checkpoint ({str(fault).partition(chr(10))[0] or type(fault).__name__})") from None
+        raise InputError(
+            f"{path} is truncated or not a checkpoint ({str(fault).partition(chr(10))[0] or type(fault).__name__})"
+        ) from None
 
 
 def load_model(path: Path, backbone: str | None = None) -> tuple[ForgeryModel, dict[str, Any]]:
