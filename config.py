@@ -169,6 +169,30 @@ class TrainSettings:
     clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
 
 
+@dataclass(frozen=True)
+class TuningSettings:
+    """Find the cascade's parameters on the validation split."""
+
+    data: DataSettings
+    checkpoint: Path  # best.pt of a run; its validation split is what the search looks at
+    out: Path  # JSON file for the best parameters; the study, the trials and their picture lie beside it
+    trials: int = 100  # parameter sets to try in all, those of an earlier, stopped search included
+    seed: int = 0  # of the search
+    backbone: str | None = None  # where the backbone lies, if not where it lay in training
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """Score a checkpoint."""
+
+    data: DataSettings
+    checkpoint: Path  # best.pt of a run
+    out: Path  # folder for metrics.json, records.jsonl and submission.csv
+    clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
+    split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every picture
+    backbone: str | None = None  # where the backbone lies, if not where it lay in training
+
+
 def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:
     """Settings of class `cls` from the command line. An unknown name or a bad value is an `InputError`."""
     import tyro
@@ -200,6 +224,9 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     try:
         description = sys.modules["__main__"].__doc__
         sys.exit(main(parse(cls, description=description)) or 0)
+    except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as mistake:
         text = str(mistake)
     except OSError as fault:

@@ -8,7 +8,7 @@ Training (validation), tuning, test and prediction all come through here.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,11 +58,21 @@ class Embedded:
 class Detector:
     """Model and cascade behind one call."""
 
-    def __init__(self, model: "ForgeryModel", clustering: ClusteringSettings, device: "torch.device") -> None:
-        """Take a model that lies on `device`; it is used as it is, so a model in training can be validated."""
+    def __init__(
+        self,
+        model: "ForgeryModel",
+        clustering: ClusteringSettings,
+        device: "torch.device",
+        splits: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a model that lies on `device`; it is used as it is, so a model in training can be validated.
+
+        `splits`: base picture -> split, as it was when the model was trained.
+        """
         self.model = model
         self.clustering = clustering
         self.device = device
+        self.splits = splits or {}
 
     @classmethod
     def load(
@@ -84,7 +94,7 @@ class Detector:
         model, content = load_model(Path(checkpoint), backbone)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         values = content.get("clustering", {}) if clustering is None else read_clustering(Path(clustering))
-        return cls(model.to(device), from_dict(ClusteringSettings, values), device)
+        return cls(model.to(device), from_dict(ClusteringSettings, values), device, content.get("splits"))
 
     def embed(self, images: Sequence[np.ndarray]) -> list[Embedded]:
         """Embed pictures (H, W, 3) uint8 RGB of any sizes, in one batch."""

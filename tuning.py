@@ -1,0 +1,222 @@
+"""Find the cascade's parameters on the validation split of a checkpoint.
+
+    python tuning.py --data DIR --checkpoint runs/a/best.pt --out runs/a/tuned.json
+
+The pictures are embedded once; then Optuna searches for the highest validation oF1. OUT gets the best parameters;
+beside it lie the study (.sqlite3: the same command goes on where it was stopped), the trials (.csv) and a picture of
+the search (.png).
+"""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import config
+from config import ClusteringSettings, InputError, TuningSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clustering import Cells
+
+# Searched ranges: (low, high) of a number, or the allowed values where one HDBSCAN tree is made for each.
+SPACE: dict[str, tuple[float, float] | list[int]] = {
+    "min_cluster_size": (5, 40),
+    "min_samples": [2, 3, 5, 8, 12],
+    "cluster_selection_epsilon": (0.0, 0.5),
+    "candidate_distance": (0.05, 1.0),
+    "anomaly_threshold": (0.0, 0.5),
+    "loose_min_cluster_size": (4, 6),
+    "loose_min_samples": [2, 3],
+    "loose_candidate_distance": (0.15, 0.25),
+    "growth_distance": (0.02, 0.4),
+}
+
+
+@dataclass
+class Example:
+    """A validation picture, ready to be scored with any parameters."""
+
+    cells: "Cells"
+    counts: "np.ndarray"  # (K, g_h, g_w) float64: pixels of each true instance in each cell
+    areas: "np.ndarray"  # (g_h, g_w) float64: pixels of the picture in each cell
+
+    @classmethod
+    def of(cls, picture: Any, masks: "np.ndarray") -> "Example":
+        """From an `Embedded` picture and its masks (K, H, W) bool."""
+        import numpy as np
+
+        from detector import columns, rows
+
+        box = picture.box
+        # One-hot rows and columns: counts[k] = R^T mask C, all pixels of a cell summed.
+        r, c = np.eye(rows(box))[box.rows()], np.eye(columns(box))[box.columns()]  # (H, g_h), (W, g_w)
+        counts = [r.T @ (mask.astype(np.float32) @ c) for mask in masks]
+        return cls(
+            picture.cells, np.array(counts).reshape(len(masks), rows(box), columns(box)), np.outer(r.sum(0), c.sum(0))
+        )
+
+    def score(self, settings: ClusteringSettings) -> float:
+        """oF1 at full resolution: predicted masks are unions of whole cells, so counting per cell is exact."""
+        import numpy as np
+
+        from clustering import cascade
+        from metrics import f1_from_counts, object_f1_from_matrix
+
+        found = cascade(self.cells, settings)
+        members = found.labels.ravel() == np.arange(1, len(found.scores) + 1)[:, None]  # (N, cells)
+        area = members @ self.areas.ravel()
+        members, area = members[area > 0], area[area > 0]
+        overlap = members @ self.counts.reshape(len(self.counts), self.areas.size).T
+        return object_f1_from_matrix(f1_from_counts(overlap, area, self.counts.sum((1, 2))))
+
+
+def main(settings: TuningSettings) -> int:
+    """Tune; returns the exit status."""
+    import optuna
+    from tqdm import tqdm
+
+    from detector import Detector
+
+    if settings.trials < 1:
+        raise InputError(f"--trials is {settings.trials}; it must be at least 1")
+    detector = Detector.load(settings.checkpoint, backbone=settings.backbone)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    storage = settings.out.with_suffix(".sqlite3")
+    study = optuna.create_study(
+        storage=f"sqlite:///{storage.absolute()}", study_name="cascade", direction="maximize", load_if_exists=True
+    )
+    examples = embed_split(detector, settings)
+    _check_same_study(study, storage, settings, len(examples))
+    done = _finished(study)
+    if not done:
+        study.enqueue_trial(_searched(detector.clustering))  # never worse than what the checkpoint came with
+    else:
+        print(f"going on with {len(done)} trials of {storage}")
+    bar = tqdm(range(len(done), settings.trials), initial=len(done), total=settings.trials, desc="tuning", unit="trial")
+    for number in bar:
+        # A sampler per trial: a search that was stopped goes on as it would have.
+        study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number, n_startup_trials=20, multivariate=True)
+        trial = study.ask()
+        values = suggest(trial)
+        scores = [example.score(ClusteringSettings(**values)) for example in examples]
+        study.tell(trial, sum(scores) / len(scores))
+        bar.set_postfix(best=f"{study.best_value:.4f}")
+    write_results(study, settings, len(examples))
+    return 0
+
+
+def embed_split(detector: Any, settings: TuningSettings) -> list[Example]:
+    """Embed the validation split once; N x N distances are dropped, the trees that any trial needs are kept."""
+    from tqdm import tqdm
+
+    from dataset import find_pictures, read_all, select
+
+    pictures = select(find_pictures(settings.data.data), detector.splits, "val")
+    samples = sorted({*SPACE["min_samples"], *SPACE["loose_min_samples"]})
+    own = {detector.clustering.min_samples, detector.clustering.loose_min_samples}
+    examples, skipped = [], []
+    for _, image, masks in read_all(tqdm(pictures, desc="embedding", unit="picture"), settings.data, skipped):
+        picture = detector.embed([image])[0]
+        picture.cells.keep_only_trees(sorted({*samples, *own}))
+        examples.append(Example.of(picture, masks))
+    for line in skipped:
+        print(f"left out: {line}")
+    return examples
+
+
+def suggest(trial: Any) -> dict[str, Any]:
+    """A trial's parameters, one for each of `SPACE`."""
+    values: dict[str, Any] = {}
+    for name, allowed in SPACE.items():
+        if isinstance(allowed, list):
+            values[name] = trial.suggest_categorical(name, allowed)
+        elif isinstance(allowed[0], int):
+            values[name] = trial.suggest_int(name, *allowed)
+        else:
+            values[name] = trial.suggest_float(name, *allowed)
+    return values
+
+
+def _searched(settings: ClusteringSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name in SPACE}
+
+
+def _finished(study: Any) -> list[Any]:
+    return [trial for trial in study.trials if trial.value is not None]
+
+
+def _check_same_study(study: Any, storage: Path, settings: TuningSettings, pictures: int) -> None:
+    """A study belongs to one checkpoint and one set of pictures."""
+    digest = hashlib.sha256(settings.checkpoint.read_bytes()).hexdigest()[:16]
+    identity = {"checkpoint": digest, "pictures": pictures, "seed": settings.seed}
+    known = study.user_attrs.get("identity", identity)
+    if known != identity:
+        raise InputError(
+            f"{storage} is a search with another checkpoint, folder or seed ({known} then, {identity} now); "
+            "give another --out, or remove it"
+        )
+    study.set_user_attr("identity", identity)
+
+
+def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
+    """The best parameters as JSON, the trials as CSV, the search as PNG; and a line on the screen."""
+    trials: Sequence[Any] = _finished(study)
+    first, best = trials[0], max(trials, key=lambda trial: trial.value)  # of equal ones the first
+    clustering = asdict(ClusteringSettings(**best.params))
+    config.write_json(
+        settings.out,
+        {
+            "clustering": clustering,
+            "of1": best.value,
+            "of1_before": first.value,
+            "pictures": pictures,
+            "trials": len(trials),
+            "checkpoint": str(settings.checkpoint),
+        },
+    )
+
+    def write_table(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["trial", "of1", *SPACE])
+            table.writerows([t.number, t.value, *(t.params[name] for name in SPACE)] for t in trials)
+
+    config.write_whole(settings.out.with_suffix(".csv"), write_table)
+    plot_search(trials, settings.out.with_suffix(".png"))
+    print(
+        f"validation oF1 {best.value:.4f} (before tuning {first.value:.4f}) over {pictures} pictures, trial "
+        f"{best.number} of {len(trials)}; parameters in {settings.out}"
+    )
+
+
+def plot_search(trials: Sequence[Any], path: Path) -> None:
+    """oF1 of every trial over the trials, and over each parameter."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    values = np.array([trial.value for trial in trials])
+    figure, axes = plt.subplots(2, 5, figsize=(16, 6), sharey=True, layout="constrained")
+    axes[0, 0].plot(values, ".", color="0.6")
+    axes[0, 0].plot(np.maximum.accumulate(values), color="C0", label="best so far")
+    axes[0, 0].set_xlabel("trial")
+    axes[0, 0].legend()
+    for axis, name in zip(axes.ravel()[1:], SPACE, strict=True):
+        axis.scatter([trial.params[name] for trial in trials], values, c=np.arange(len(values)), s=10)
+        axis.axvline(trials[int(values.argmax())].params[name], color="C1", linewidth=1)
+        axis.set_xlabel(name)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation oF1")
+    config.write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    config.run(main, TuningSettings)
