@@ -12,11 +12,12 @@ Nothing here knows a model. torch and Albumentations are imported where they are
 and a prediction without torch need neither.
 """
 
+import atexit
 import hashlib
-import io
 import json
 import math
 import os
+import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -213,64 +214,76 @@ class _Header:
     orientation: int  # EXIF, 1 to 8, still to be applied to what OpenCV decodes
 
 
-def _read_header(path: Path, data: bytes, max_megapixels: float) -> _Header:
+def _read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
     """Size and kind of a picture, without decoding it."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-            width, height, format, mode = *picture.size, picture.format, picture.mode
+        with Image.open(path) as picture:
+            width, height, format, mode = *picture.size, picture.format or "", picture.mode
+            # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
+            exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
     except UnidentifiedImageError:
-        height, width = _tiff_size(path, data)
+        height, width = _tiff_size(path)
         orientation, format, mode = 1, "TIFF", ""
     except (OSError, SyntaxError, ValueError) as fault:
-        raise InputError(f"cannot read {path}: its header is damaged ({fault})") from None
+        raise _unreadable(path, fault) from None
     if height * width > max_megapixels * 1e6:
         raise InputError(
-            f"{path} is {width} x {height} px, {height * width / 1e6:.0f} megapixels; the limit is {max_megapixels:g} "
-            "(--max-megapixels)"
+            f"{path} is {width} x {height} px, {height * width / 1e6:.3g} megapixels; the limit is "
+            f"{max_megapixels:g} (--max-megapixels)"
         )
-    if format == "TIFF":
-        orientation = orientation if orientation in range(1, 9) else 1
-        if orientation >= 5:
-            height, width = width, height
-        return _Header(format, height, width, mode, 1)  # OpenCV has applied it
     if orientation in range(5, 9):
         height, width = width, height
-    return _Header(format, height, width, mode, orientation)
+    # OpenCV turns a TIFF upright itself, and nothing else when it reads all channels.
+    upright = format == "TIFF" or orientation not in range(1, 9)
+    return _Header(format, height, width, mode, 1 if upright else orientation)
 
 
-def _tiff_size(path: Path, data: bytes) -> tuple[int, int]:
+def _tiff_size(path: Path) -> tuple[int, int]:
     """(height, width) of a TIFF of a kind that Pillow does not know, such as three channels of float."""
     import tifffile
 
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if not start:
+        raise InputError(f"cannot read {path}: the file is empty")
+    if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise InputError(f"cannot read {path}: it is not a picture of a known format, or its header is damaged")
     try:
-        page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
-        return page.imagelength, page.imagewidth
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            return page.imagelength, page.imagewidth
     except (tifffile.TiffFileError, IndexError, ValueError, KeyError, OSError) as fault:
-        raise InputError(f"cannot read {path}: its TIFF header is damaged ({fault})") from None
+        raise _unreadable(path, fault) from None
 
 
-def _check_complete(path: Path, format: str, data: bytes) -> None:
-    """Stop at a PNG or JPEG that ends too early: some versions of OpenCV return the part that they could decode."""
-    if format == "PNG" and b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data:
-        raise InputError(f"cannot read {path}: the file is cut off (no end of the PNG)")
-    # Within the data of a JPEG ff is followed by 00 or a restart marker, so the last start of scan is a real one; the
-    # end of a thumbnail in the header comes before it.
-    if format in ("JPEG", "MPO") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise InputError(f"cannot read {path}: the file is cut off (no end of the JPEG)")
+def _unreadable(path: Path, fault: Exception) -> InputError:
+    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
+    return InputError(f"cannot read {path}: {reason}")
+
+
+def _check_complete(path: Path, format: str) -> None:
+    """Stop at a PNG or JPEG that is cut off: some versions of OpenCV return the part that they could decode."""
+    end = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}.get(format)
+    if end is None:
+        return
+    with open(path, "rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), os.SEEK_END)
+        if file.read() == end:
+            return
+    # Something may follow the end. Within the data of a JPEG ff comes before 00 or a restart marker only, so the last
+    # start of scan (ff da) is a real one, and the end of a thumbnail in the header lies before it.
+    data = _read_bytes(path)
+    if data.rfind(end) < (data.rfind(b"\xff\xda") if format != "PNG" else 0):
+        raise InputError(f"cannot read {path}: the {format} is cut off, its end is missing")
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except (IsADirectoryError, PermissionError) as fault:
-        raise InputError(f"cannot read {path}: {fault.strerror}") from None
-    if not data:
-        raise InputError(f"cannot read {path}: the file is empty")
-    return data
+        return path.read_bytes()
+    except OSError as fault:
+        raise _unreadable(path, fault) from None
 
 
 def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
@@ -285,15 +298,14 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
     - other floats and integers with negative values: minimum to maximum becomes 0 to 255; what is not finite is 0.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is not a picture, damaged, cut off, or larger than `max_megapixels` (told by its header, before
-            decoding). Damage within the data of a JPEG or WebP that leaves its frame whole cannot be noticed.
+        InputError: it is missing, not a picture, damaged, cut off, or larger than `max_megapixels` (told by its header,
+            before decoding). Damage within the data of a JPEG, WebP, JPEG 2000 or a file that is not compressed goes
+            unnoticed where the decoder does not see it.
     """
     path = Path(path)
-    data = _read_bytes(path)
-    header = _read_header(path, data, max_megapixels)
-    _check_complete(path, header.format, data)
-    pixels = _upright(_decode(path, header, data), header.orientation)
+    header = _read_header(path, max_megapixels)
+    _check_complete(path, header.format)
+    pixels = _upright(_decode(path, header), header.orientation)
     # libtiff hands out 8-bit colour already multiplied by its alpha; every other decoder leaves it as stored.
     premultiplied = header.format == "TIFF" and pixels.dtype == np.uint8 and header.mode != "LA"
     pixels = _to_8_bit(pixels)
@@ -307,34 +319,32 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
     return np.minimum(over + (255 - alpha), 255).astype(np.uint8)
 
 
-def _decode(path: Path, header: _Header, data: bytes) -> np.ndarray:
+def _decode(path: Path, header: _Header) -> np.ndarray:
     """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth, not yet turned upright."""
     if header.format == "TIFF" and header.mode:
-        _decode_with_pillow(path, data)  # OpenCV returns a damaged TIFF as if nothing were wrong with it
-    if header.mode in ("LA", "PA"):  # OpenCV drops the alpha of a grey TIFF
-        return cv2.cvtColor(np.asarray(_decode_with_pillow(path, data).convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+        picture = _decode_with_pillow(path)  # OpenCV returns a damaged TIFF as if nothing were wrong with it
+        if header.mode in ("LA", "PA"):  # and drops the alpha of a grey one
+            return cv2.cvtColor(np.asarray(picture.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
     _silence_opencv()
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as fault:
         raise InputError(f"cannot read {path}: {fault.err or fault}") from None
     if pixels is None or pixels.size == 0:
         raise InputError(
             f"cannot read {path}: the {header.format} is damaged, cut off, or of a kind OpenCV cannot read"
         )
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise InputError(f"cannot read {path}: it has {pixels.shape[2]} channels; 1, 3 and 4 (with alpha) are allowed")
     return pixels
 
 
-def _decode_with_pillow(path: Path, data: bytes) -> Image.Image:
+def _decode_with_pillow(path: Path) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+        with Image.open(path) as picture:
+            picture.load()
     except (OSError, SyntaxError, ValueError, EOFError) as fault:
-        raise InputError(f"cannot read {path}: the file is damaged or cut off ({fault})") from None
+        raise _unreadable(path, fault) from None
     return picture
 
 
@@ -358,17 +368,20 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     """uint8 of the same shape; the rule is told in `read_image`."""
     if pixels.dtype == np.uint8:
         return pixels
+    if pixels.dtype == np.uint16:
+        largest = 2 ** max(8, int(pixels.max()).bit_length()) - 1
+        return np.rint(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)[pixels]
     values = pixels.astype(np.float64)
     finite = np.isfinite(values)
-    values[~finite] = values[finite].min(initial=0.0)
+    values[~finite] = values[finite].min(initial=np.inf) if finite.any() else 0
     low, high = values.min(), values.max()
-    if np.issubdtype(pixels.dtype, np.integer) and low >= 0:
-        low, high = 0.0, float(2 ** max(8, int(high).bit_length()) - 1)
+    if low >= 0 and np.issubdtype(pixels.dtype, np.integer):
+        low, high = 0, 2 ** max(8, int(high).bit_length()) - 1
     elif low >= 0 and high <= 255:
-        low, high = 0.0, 1.0 if high <= 1 else 255.0
-    values = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+        low, high = 0, 1 if high <= 1 else 255
+    values = np.rint((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny)))
     values[~finite] = 0
-    return np.rint(values).astype(np.uint8)
+    return values.astype(np.uint8)
 
 
 def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -383,13 +396,12 @@ def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
       a palette, the indices.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputError: another size than the picture's, values that fit none of these, a damaged file, or a pickled
-            `.npy`, which is never loaded because it may run code.
+        InputError: the file is missing or damaged, another size than the picture's, values that fit none of these, or
+            a pickled `.npy`, which is never loaded because it may run code.
     """
     path = Path(path)
+    _check_mask_shape(path, shape)
     values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_mask_picture(path)
-    _check_mask_shape(path, values.shape, shape)
     if values.ndim == 2:
         return _split_labels(path, values)
     used = np.unique(values)
@@ -401,42 +413,54 @@ def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return masks[masks.any(axis=(1, 2))]
 
 
-def _check_mask_shape(path: Path, shape: tuple[int, ...], picture: tuple[int, int]) -> None:
-    if len(shape) not in (2, 3):
-        raise InputError(f"{path} has the shape {shape}; a mask is (K, H, W) or (H, W)")
-    if tuple(shape[-2:]) != tuple(picture):
+def _check_mask_shape(path: Path, picture: tuple[int, int]) -> None:
+    """Compare the shape in the header of a mask with its picture's (H, W)."""
+    if path.suffix.lower() == ".npy":
+        shape = _read_npy_shape(path)
+    else:
+        header = _read_header(path)
+        shape = (header.height, header.width)
+    if len(shape) not in (2, 3) or shape[-2:] != tuple(picture):
         raise InputError(
             f"{path} has the shape {shape}, its picture is {picture[0]} rows x {picture[1]} columns; "
             "a mask must be (K, H, W) or (H, W) of its picture's size"
         )
 
 
-def _open_npy(path: Path) -> np.ndarray:
-    """A `.npy` mapped into memory, its values not yet read."""
-    with open(path, "rb") as file:
-        start = file.read(6)
-    if start != b"\x93NUMPY":
-        kind = "a pickle, which may run code and is never loaded" if start[:1] == b"\x80" else "not a .npy file"
-        raise InputError(f"{path} is {kind}; save the mask with numpy.save as an array of 0 and 1")
+def _read_npy_shape(path: Path) -> tuple[int, ...]:
+    advice = "save the mask with numpy.save as an array of 0 and 1"
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
-        if "object" in str(fault).lower():
-            fault = "it holds pickled Python objects, which may run code and are never loaded"
-        raise InputError(f"cannot read {path}: {fault}; save the mask with numpy.save as an array of 0 and 1") from None
-    if values.dtype.kind not in "buif":
-        raise InputError(f"{path} holds {values.dtype}; a mask holds numbers 0 and 1")
-    return values
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            bytes_left = path.stat().st_size - file.tell()
+    except OSError as fault:
+        raise _unreadable(path, fault) from None
+    except (ValueError, EOFError) as fault:
+        pickled = _read_bytes(path)[:1] == b"\x80"
+        reason = "it is a pickle, which may run code and is never loaded" if pickled else fault
+        raise InputError(f"cannot read {path}: {reason}; {advice}") from None
+    if dtype.hasobject:
+        raise InputError(
+            f"cannot read {path}: it holds pickled objects, which may run code and are never loaded; {advice}"
+        )
+    if dtype.kind not in "buif":
+        raise InputError(f"cannot read {path}: it holds {dtype}; {advice}")
+    if bytes_left < math.prod(shape) * dtype.itemsize:
+        raise InputError(f"cannot read {path}: the file is cut off")
+    return shape
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    return np.array(_open_npy(path))
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as fault:
+        raise _unreadable(path, fault) from None
 
 
 def _read_mask_picture(path: Path) -> np.ndarray:
-    data = _read_bytes(path)
-    header = _read_header(path, data, math.inf)
-    picture = _decode_with_pillow(path, data)
+    picture = _decode_with_pillow(path)
     if picture.mode in ("LA", "RGBA", "PA") and picture.getchannel("A").getextrema()[0] < 255:
         raise InputError(
             f"{path} has transparent parts; a mask is black and white or a label map, without transparency"
@@ -448,16 +472,16 @@ def _read_mask_picture(path: Path) -> np.ndarray:
         if (values != values[..., :1]).any():
             raise InputError(f"{path} is coloured; a mask is black and white, or a label map of values 0, 1..K")
         values = values[..., 0]
-    return _upright(values, header.orientation)
+    return _upright(values, _read_header(path).orientation)
 
 
 def _split_labels(path: Path, values: np.ndarray) -> np.ndarray:
     """(H, W) of any numbers -> (K, H, W) bool; the rule is told in `read_masks`."""
     used = np.unique(values)
     labels = used[used != 0]
-    if len(labels) <= 1:
+    if len(labels) <= 1 and np.isfinite(labels).all():
         return (values != 0)[None][: len(labels)]
-    if labels[0] < 0 or (labels != np.rint(labels)).any():
+    if labels[0] < 0 or (labels != np.rint(labels)).any():  # NaN, too, is unequal to itself
         raise InputError(f"{path} holds values from {used[0]} to {used[-1]}; a mask holds whole numbers from 0 on")
     full = 65535 if labels[-1] > 255 else 255
     black, white = values <= full // 8, values >= full - full // 8
@@ -489,19 +513,12 @@ def check_picture(picture: Picture, settings: DataSettings) -> None:
     """Check what can be told without decoding: kind, size, complete file, the mask's shape.
 
     Raises:
-        InputError, FileNotFoundError: as `read_image` and `read_masks` do.
+        InputError: as `read_image` and `read_masks` do.
     """
-    data = _read_bytes(picture.image)
-    header = _read_header(picture.image, data, settings.max_megapixels)
-    _check_complete(picture.image, header.format, data)
-    if picture.mask is None:
-        return
-    if picture.mask.suffix.lower() == ".npy":
-        shape = _open_npy(picture.mask).shape
-    else:
-        mask = _read_header(picture.mask, _read_bytes(picture.mask), math.inf)
-        shape = (mask.height, mask.width)
-    _check_mask_shape(picture.mask, shape, (header.height, header.width))
+    header = _read_header(picture.image, settings.max_megapixels)
+    _check_complete(picture.image, header.format)
+    if picture.mask is not None:
+        _check_mask_shape(picture.mask, (header.height, header.width))
 
 
 def readable_pictures(
@@ -521,7 +538,7 @@ def readable_pictures(
     for picture in bar(list(pictures)):
         try:
             check_picture(picture, settings)
-        except (InputError, FileNotFoundError) as fault:
+        except InputError as fault:
             if not settings.skip_unreadable:
                 raise InputError(f"{fault}; mend or remove it, or leave it out with --skip-unreadable") from None
             bad.append(str(fault))
@@ -740,15 +757,15 @@ class ContentCache:
 
     def load(self, picture: Picture) -> Content | None:
         """The cached content, or None where there is none that can be believed."""
-        path = self._path(picture)
         try:
-            data = np.fromfile(path, np.uint8)
+            data = np.fromfile(self._path(picture), np.uint8)
+            made_from = self._made_from(picture)
         except FileNotFoundError:
             return None
         try:
-            end = data[:4096].tobytes().index(b"\n") + 1
+            end = data[:65536].tobytes().index(b"\n") + 1
             head = json.loads(data[:end].tobytes())
-            if head["made_from"] != self._made_from(picture) or head["checksum"] != zlib.crc32(data[end:]):
+            if head["made_from"] != made_from or head["checksum"] != zlib.crc32(data[end:]):
                 return None
             shapes = [head["image"], head["coverage"]]
         except (ValueError, KeyError, TypeError):
@@ -833,8 +850,8 @@ def read_content(picture: Picture, size: int, settings: DataSettings, cache: Con
 # Samples --------------------------------------------------------------------------------------------------------
 
 
-def augmentation(size: int) -> Any:
-    """Albumentations pipeline for `image`, `masks` (the coverages and, last, what is picture); `size` is S in pixels.
+def augmentation() -> Any:
+    """Albumentations pipeline for `image`, `masks` (the coverages and, last, what is picture).
 
     Turned pictures grow their frame, so that no copy falls off the edge and leaves its source labelled alone.
     """
@@ -849,8 +866,7 @@ def augmentation(size: int) -> Any:
             A.VerticalFlip(p=0.5),
             A.RandomRotate90(p=0.5),
             A.Affine(rotate=(-45, 45), fit_output=True, fill=PADDING, fill_mask=0, p=0.25, **linear),
-            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-            A.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=0, p=0.3),
+            A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.3), hue=(-0.05, 0.05), p=0.5),
             A.ToGray(p=0.1),
             A.OneOf([A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2)), A.MotionBlur(blur_limit=(3, 5))], p=0.15),
             A.OneOf([A.GaussNoise(std_range=(0.005, 0.04)), A.ISONoise()], p=0.2),
@@ -891,8 +907,8 @@ class ForgeryDataset:
         self.pictures, self.size, self.seed = list(pictures), size, seed
         self.data, self.loader, self.synthesis = data, loader, synthesis
         self.cache = ContentCache(loader.cache, loader.cache_gb, size) if loader.cache else None
-        self.augmentation = augmentation(size) if loader.augment else None
-        self.authentic = [index for index, picture in enumerate(self.pictures) if not picture.forged]
+        self.augmentation = augmentation() if loader.augment else None
+        self.authentic = np.array([index for index, picture in enumerate(self.pictures) if not picture.forged])
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -1090,6 +1106,14 @@ class Loader:
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # leaves the global one alone: a resumed run must draw the same numbers
         )
+        # The workers ignore SIGTERM, which is how multiprocessing would end them at exit; this comes before it.
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the worker processes. Happens by itself when the program ends."""
+        iterator, self._batches._iterator = self._batches._iterator, None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -1111,6 +1135,9 @@ def _start_worker(_: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Ctrl-C and a scheduler's SIGTERM reach every process of the job. The main process saves and then ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_loader(
