@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import signal
 import sys
 import zlib
@@ -36,6 +37,10 @@ PICTURE_SUFFIXES = frozenset(
 )
 MASK_SUFFIXES = PICTURE_SUFFIXES | {".npy"}
 SPLITS = ("train", "val", "test")
+_PARTS = {f"{name}_{kind}" for name in ("train", "supplemental", "test") for kind in ("images", "masks")} | {
+    "forged",
+    "masks",
+}  # folders whose pictures mean nothing without those beside them
 PADDING = (124, 116, 104)  # RGB of what is not picture: the ImageNet mean, which normalisation turns into zero
 BACKGROUND, IGNORED = 0, -1  # grid labels that are no instance
 
@@ -74,6 +79,8 @@ def find_pictures(root: Path) -> list[Picture]:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; give the folder that holds the pictures")
+    if root.resolve().name in _PARTS:
+        raise InputError(f"{root} is a part of a data set; give the folder above it, which holds pictures and masks")
     folders = {path.name for path in root.iterdir() if path.is_dir()}
     if folders & {"train_images", "supplemental_images", "test_images"}:
         train = root / "train_images"
@@ -102,12 +109,13 @@ def find_pictures(root: Path) -> list[Picture]:
 
 def _unmasked(folder: Path, forged: bool | None) -> list[Picture]:
     return [
-        Picture(id, image, None, _base(image, id), forged) for id, image in _files(folder, PICTURE_SUFFIXES).items()
+        Picture(id, image, None, _base(image, id), forged)
+        for id, image in picture_files(folder, PICTURE_SUFFIXES).items()
     ]
 
 
 def _masked(folder: Path, mask_folder: Path, prefix: str = "") -> list[Picture]:
-    images, masks = _files(folder, PICTURE_SUFFIXES), _files(mask_folder, MASK_SUFFIXES)
+    images, masks = picture_files(folder, PICTURE_SUFFIXES), picture_files(mask_folder, MASK_SUFFIXES)
     if lone := sorted(images.keys() - masks.keys()):
         raise InputError(f"no mask in {mask_folder} for {_some([images[id] for id in lone])}; add it or move them away")
     if lone := sorted(masks.keys() - images.keys()):
@@ -115,12 +123,16 @@ def _masked(folder: Path, mask_folder: Path, prefix: str = "") -> list[Picture]:
     return [Picture(prefix + id, image, masks[id], _base(image, id), True) for id, image in images.items()]
 
 
-def _files(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Files with one of the suffixes at any depth, by id; an empty answer where there is no such folder."""
+def picture_files(folder: Path, suffixes: frozenset[str] = PICTURE_SUFFIXES) -> dict[str, Path]:
+    """Files with one of the suffixes at any depth, by id (see `Picture`); empty where there is no such folder.
+
+    Raises:
+        InputError: two files have one id, or a data set with masks lies inside.
+    """
     found: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if inner := {"forged", "masks", "train_images", "train_masks"} & set(folders):
+        if inner := _PARTS & set(folders):
             raise InputError(f"{parent} holds a data set ({', '.join(sorted(inner))}); give that folder itself")
         for name in sorted(names):
             path = Path(parent, name)
@@ -645,8 +657,9 @@ def _shrink_masks(masks: np.ndarray, box: Letterbox) -> np.ndarray:
 
 
 def _pad(pixels: np.ndarray, size: int, fill: tuple[int, ...] | int) -> np.ndarray:
-    canvas = np.full((size, size, *pixels.shape[2:]), fill, np.uint8)
-    canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
+    height, width = pixels.shape[:2]
+    canvas = np.empty((size, size, *pixels.shape[2:]), np.uint8)
+    canvas[:height, :width], canvas[height:], canvas[:height, width:] = pixels, fill, fill
     return canvas
 
 
@@ -923,7 +936,9 @@ class ForgeryDataset:
             image, coverage = self._forge(image, index, rng)
         inside = np.full((1, *image.shape[:2]), 255, np.uint8)
         if self.augmentation is not None:
-            self.augmentation.set_random_seed(int(rng.integers(2**31)))
+            # One generator for all transforms. `set_random_seed` would give each one the same draws: a picture would
+            # then be flipped both ways and turned, or none of it.
+            self.augmentation.set_random_state(rng, random.Random(int(rng.integers(2**63))))
             changed = self.augmentation(image=image, masks=np.concatenate([coverage, inside]))
             image, masks = changed["image"], np.asarray(changed["masks"])
             coverage, inside = masks[:-1], masks[-1:]
