@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tyro.conf import Positional
+
 PATCH = 14  # side of a DINOv2 patch in pixels: one cell of the embedding grid
 EMBEDDED_BACKBONE = Path(__file__).resolve().parent / "weights"  # what `--backbone embedded` means
 
@@ -191,6 +193,21 @@ class TestSettings:
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every picture
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Find forgeries in pictures and show the evidence."""
+
+    paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
+    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
+    checkpoint: Path | None = None  # best.pt of a run; the weights that ship when not given
+    clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
+    evidence_only: bool = False  # look for pixel evidence alone: no model, no torch
+    resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
+    workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
+    picture_seconds: float = 900.0  # a picture that takes longer is given up and recorded, in seconds; 0: no limit
+    max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
 
 
 def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:

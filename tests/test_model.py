@@ -15,13 +15,6 @@ from config import InputError, ModelSettings
 TINY = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("backbone")
-    m.random_backbone(**TINY).save_pretrained(folder)
-    return str(folder)
-
-
 def settings(backbone, **other):
     return ModelSettings(backbone=backbone, image_size=56, head_widths=(24, 16), embedding_size=8, **other)
 

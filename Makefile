@@ -1,0 +1,31 @@
+# Two commands for a new machine: `make demo` and `make test`. README.md has the same commands without make.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+# Without an NVIDIA card torch comes from PyTorch's CPU index, where that can be reached: 200 MB instead of several GB.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test lint
+
+demo: .venv/installed
+	rm -rf demo
+	$(PY) demo.py demo/pictures
+	$(PY) synthesis.py --authentic demo/pictures --out demo/data --count 80 --authentic-count 60
+	$(PY) train.py --data demo/data --out demo/run --backbone embedded --epochs 4 --learning-rate 3e-4 --cache demo/cache
+	$(PY) tuning.py --data demo/data --checkpoint demo/run/best.pt --out demo/run/tuned.json --trials 40
+	$(PY) test.py --data demo/data --checkpoint demo/run/best.pt --clustering demo/run/tuned.json --out demo/run/test
+	@echo "pictures: demo/data; model, log and curves: demo/run (tensorboard --logdir demo/run); scores: demo/run/test"
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv || { echo "no virtual environments here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@command -v nvidia-smi >/dev/null || ! curl -sfI --max-time 3 $(CPU_INDEX)/ >/dev/null 2>&1 \
+		|| $(PY) -m pip install -q --index-url $(CPU_INDEX) "$$(grep -o '^torch==[0-9.]*' requirements.txt)"
+	$(PY) -m pip install -q -r requirements.txt
+	touch $@

@@ -1,0 +1,38 @@
+"""A small data set and an untrained backbone, made once."""
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Nine base pictures, each authentic and forged: a textured square that stands twice on smooth ground."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for folder in ("authentic", "forged", "masks"):
+        (root / folder).mkdir()
+    for i in range(9):
+        height, width = (100, 120) if i % 2 else (112, 84)
+        image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 5)
+        mask = np.zeros((1, height, width), np.uint8)
+        forged, patch = image.copy(), rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        for y, x in ((3, 5), (55, 40)):
+            forged[y : y + 30, x : x + 30] = patch
+            mask[0, y : y + 30, x : x + 30] = 1
+        cv2.imwrite(str(root / "authentic" / f"{i}.png"), image)
+        cv2.imwrite(str(root / "forged" / f"{i}.png"), forged)
+        np.save(root / "masks" / f"{i}.npy", mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    """Folder of a tiny random DINOv2."""
+    import model
+
+    folder = tmp_path_factory.mktemp("backbone")
+    model.random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
+        folder
+    )
+    return str(folder)
