@@ -19,15 +19,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from config import write_whole
-from detector import Detection
-from matching import Copy, Instance, Region
-from metrics import Record, encode_mask, f1_matrix, object_f1_from_matrix
+from metrics import encode_mask, f1_matrix, object_f1_from_matrix
+
+if TYPE_CHECKING:
+    from detector import Detection
+    from matching import Copy, Instance, Region
+    from metrics import Record
 
 EMBED_BYTES = 20_000_000  # the page is one file up to this size
 PICTURE_SIDE = 1400  # longest side of the picture shown, pixels
@@ -46,14 +49,14 @@ Entry = dict[str, Any]
 # In words ---------------------------------------------------------------------------------------------------------
 
 
-def displacement(copy: Copy) -> tuple[float, float]:
+def displacement(copy: "Copy") -> tuple[float, float]:
     """Way (right, down) in pixels from the middle of the source to the middle of its copy."""
     x, y = _centre(copy.source)
     moved = copy.affine @ (x, y, 1.0)
     return float(moved[0] - x), float(moved[1] - y)
 
 
-def describe(copy: Copy) -> str:
+def describe(copy: "Copy") -> str:
     """One sentence: where the region appears again, how it was turned and resized, how alike both are."""
     right, down = (round(v) for v in displacement(copy))
     ways = [f"{abs(right):,} px to the {'right' if right > 0 else 'left'}"] if right else []
@@ -76,7 +79,7 @@ def describe(copy: Copy) -> str:
     return f"This region appears again {', '.join(changes)}; correlation {copy.correlation:.2f} over {area:,} px."
 
 
-def describe_unproven(instance: Instance) -> str:
+def describe_unproven(instance: "Instance") -> str:
     """The sentence for an instance that the embedding alone proposes."""
     return (
         f"The trained model marks {int(instance.mask.sum()):,} px here as repeated content; "
@@ -84,7 +87,16 @@ def describe_unproven(instance: Instance) -> str:
     )
 
 
-def _centre(region: Region) -> tuple[float, float]:
+def bounding_box(region: "Region") -> list[int]:
+    """Box [x, y, width, height] of a region's pixels in the picture; that of its mask when it is empty."""
+    ys, xs = np.nonzero(region.mask)
+    if len(xs) == 0:
+        return [int(region.x), int(region.y), region.mask.shape[1], region.mask.shape[0]]
+    left, top = int(xs.min()), int(ys.min())
+    return [int(region.x) + left, int(region.y) + top, int(xs.max()) - left + 1, int(ys.max()) - top + 1]
+
+
+def _centre(region: "Region") -> tuple[float, float]:
     """Mean (x, y) of a region's pixels; the middle of its box when the mask is empty."""
     ys, xs = np.nonzero(region.mask)
     if len(xs) == 0:
@@ -121,7 +133,7 @@ def outline(mask: np.ndarray, x: int = 0, y: int = 0, scale: float = 1.0) -> str
     return "".join(parts)
 
 
-def _regions(instance: Instance) -> tuple[list[Region], list[tuple[int, int]]]:
+def _regions(instance: "Instance") -> tuple[list["Region"], list[tuple[int, int]]]:
     """The distinct regions of an instance, and for each copy the indices (source, target) among them.
 
     The copies of one content share their source, up to a few pixels: regions whose masks overlap with an IoU of
@@ -129,7 +141,7 @@ def _regions(instance: Instance) -> tuple[list[Region], list[tuple[int, int]]]:
     """
     regions: list[Region] = []
 
-    def index(region: Region) -> int:
+    def index(region: "Region") -> int:
         for i, known in enumerate(regions):
             if _iou(known, region) >= 0.5:
                 return i
@@ -139,7 +151,7 @@ def _regions(instance: Instance) -> tuple[list[Region], list[tuple[int, int]]]:
     return regions, [(index(copy.source), index(copy.target)) for copy in instance.copies]
 
 
-def _iou(a: Region, b: Region) -> float:
+def _iou(a: "Region", b: "Region") -> float:
     x0, y0 = max(a.x, b.x), max(a.y, b.y)
     x1 = min(a.x + a.mask.shape[1], b.x + b.mask.shape[1])
     y1 = min(a.y + a.mask.shape[0], b.y + b.mask.shape[0])
@@ -167,7 +179,7 @@ class AlignedPair:
     scale: float  # pixels of the cut-out per pixel of the picture, at most 1
 
 
-def align(image: np.ndarray, copy: Copy, side: int = CROP_SIDE) -> AlignedPair:
+def align(image: np.ndarray, copy: "Copy", side: int = CROP_SIDE) -> AlignedPair:
     """Cut source and copy out of an image (H, W, 3) uint8 with some surroundings, at most `side` pixels across."""
     height, width = image.shape[:2]
     h, w = copy.source.mask.shape
@@ -236,7 +248,7 @@ def _clip(x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> tuple[
     return x0, y0, min(max(int(x1), x0 + 1), width), min(max(int(y1), y0 + 1), height)
 
 
-def _cut(region: Region, box: tuple[int, int, int, int]) -> np.ndarray:
+def _cut(region: "Region", box: tuple[int, int, int, int]) -> np.ndarray:
     """A region's mask as it lies in a box of the picture: (h, w) uint8, 0 or 255."""
     x0, y0, x1, y1 = box
     cut = np.zeros((y1 - y0, x1 - x0), np.uint8)
@@ -256,13 +268,13 @@ def illustrate(
     name: str,
     path: str | Path,
     image: np.ndarray,
-    detection: Detection,
+    detection: "Detection",
     *,
     page: int | None = None,
     figure: int | None = None,
     box: Sequence[float] | None = None,
     truth: np.ndarray | None = None,
-    record: Record | None = None,
+    record: "Record | None" = None,
 ) -> Entry:
     """Write `folder/pictures/name/` for one picture, whole or not at all, and return its entry.
 
@@ -329,7 +341,7 @@ def unique_name(path: str | Path, page: int | None = None, figure: int | None = 
     return f"{stem.strip('_-') or 'picture'}{place}-{digest}"
 
 
-def _describe_picture(name: str, path: str | Path, detection: Detection) -> Entry:
+def _describe_picture(name: str, path: str | Path, detection: "Detection") -> Entry:
     return {
         "name": name,
         "path": str(path),
@@ -364,7 +376,7 @@ def _save(path: Path, image: np.ndarray, quality: int) -> None:
         raise OSError(f"could not write {path}")
 
 
-def _draw_maps(folder: Path, detection: Detection) -> Entry:
+def _draw_maps(folder: Path, detection: "Detection") -> Entry:
     """The cascade's grid in the instances' colours and the map of distances, one pixel a cell."""
     entry: Entry = {}
     if detection.grid is not None:
@@ -384,7 +396,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: Instance) -> Entry:
+def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "Instance") -> Entry:
     """All that the page says about an instance; cut-outs go to `folder`."""
     regions, pairs = _regions(instance)
     runs = json.dumps(encode_mask(instance.mask))
@@ -396,8 +408,13 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: I
         "area": int(instance.mask.sum()),
         "outline": outline(instance.mask),
         "regions": [
-            {"label": f"{number}{_letter(i)}", "outline": outline(r.mask, r.x, r.y), "centre": _rounded(_centre(r))}
-            for i, r in enumerate(regions)
+            {
+                "label": f"{number}{_letter(i)}",
+                "outline": outline(region.mask, region.x, region.y),
+                "box": bounding_box(region),
+                "centre": [round(v, 1) for v in _centre(region)],
+            }
+            for i, region in enumerate(regions)
         ],
         "sentence": "" if instance.copies else describe_unproven(instance),
         "copies": [
@@ -407,7 +424,7 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: I
     }
 
 
-def _describe_copy(folder: Path, name: str, image: np.ndarray, copy: Copy, pair: tuple[int, int]) -> Entry:
+def _describe_copy(folder: Path, name: str, image: np.ndarray, copy: "Copy", pair: tuple[int, int]) -> Entry:
     aligned = align(image, copy)
     files = {"source": f"{name}-source.webp", "copy": f"{name}-copy.webp", "difference": f"{name}-difference.webp"}
     # Small cut-outs are kept to the bit: they are the proof.
@@ -445,11 +462,7 @@ def _letter(index: int) -> str:
     return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
-def _rounded(values: Iterable[float]) -> list[float]:
-    return [round(v, 1) for v in values]
-
-
-def _judge(instances: list[Entry], detection: Detection, truth: np.ndarray, record: Record | None) -> Entry:
+def _judge(instances: list[Entry], detection: "Detection", truth: np.ndarray, record: "Record | None") -> Entry:
     """Compare with the truth: adds each found instance's F1 and returns the true instances with theirs.
 
     The F1 of an instance is that of the pair which the one-to-one assignment of oF1 gives it, 0 without a partner.

@@ -127,14 +127,16 @@ function drawCounts() {
   const findings = pictures.flatMap((p) => p.instances.map((i) => [p, i]));
   const found = pictures.filter((p) => p.instances.length).length;
   const unreadable = pictures.filter((p) => p.verdict === "unreadable").length;
+  const examined = pictures.length - unreadable;
+  const unproven = findings.filter(([, i]) => !i.copies.length).length;
   const decided = findings.filter(([p, i]) => verdictOf(p, i).verdict).length;
   const confirmed = findings.filter(([p, i]) => verdictOf(p, i).verdict === "confirmed").length;
   const sentence = found
-    ? [h("strong", {}, `${count(found, "picture", "pictures")} of ${number.format(pictures.length)}`),
-       ` ${found === 1 ? "contains" : "contain"} regions that appear more than once.`]
-    : [`No repeated region was found in ${count(pictures.length, "picture", "pictures")}.`];
+    ? [h("strong", {}, `In ${number.format(found)} of ${count(examined, "picture", "pictures")}`), " regions were found that appear more than once."]
+    : [`No repeated region was found in ${count(examined, "picture", "pictures")}.`];
   $("headline").replaceChildren(...sentence);
-  const items = [["pictures examined", pictures.length - unreadable], ["pictures with findings", found], ["findings", findings.length]];
+  const items = [["pictures examined", examined], ["pictures with findings", found], ["findings", findings.length]];
+  if (unproven) items.push(["of them without pixel proof", unproven]);
   if (unreadable) items.push(["not readable", unreadable]);
   if (findings.length) items.push(["reviewed", `${decided} of ${findings.length}`]);
   if (confirmed) items.push(["confirmed", confirmed]);
@@ -178,7 +180,8 @@ function outlines(picture, { lines = false, truth = false } = {}) {
 function resultText(picture) {
   if (picture.verdict === "unreadable") return "not readable";
   if (!picture.instances.length) return "nothing found";
-  return count(picture.instances.length, "finding", "findings");
+  const unproven = picture.instances.every((instance) => !instance.copies.length) ? ", unproven" : "";
+  return count(picture.instances.length, "finding", "findings") + unproven;
 }
 
 function truthText(picture) {
@@ -402,9 +405,11 @@ function cellLines(picture) {
 
 function tags(picture, live = true) {
   return picture.instances.flatMap((instance) => instance.regions.map((region) => {
+    const [x, y, w, hgt] = region.box;
+    const under = y < 0.06 * picture.height; // no room above
     const attributes = {
-      class: `tag${light(instance.number)}`,
-      vars: { left: `${((region.centre[0] + 0.5) / picture.width) * 100}%`, top: `${((region.centre[1] + 0.5) / picture.height) * 100}%`,
+      class: `tag${light(instance.number)}${under ? " under" : ""}`,
+      vars: { left: `${((x + w / 2) / picture.width) * 100}%`, top: `${((under ? y + hgt : y) / picture.height) * 100}%`,
               background: colour(instance.number), "--own": colour(instance.number) },
     };
     if (!live) return h("span", attributes, region.label);
@@ -455,8 +460,10 @@ function tile(copy, source, caption, own, alt) {
 }
 
 function differenceCaption(copy) {
-  const same = copy.identical >= 0.9995 ? "every pixel compared is equal to the bit" : `${(copy.identical * 100).toFixed(0)} % of the pixels equal to the bit`;
-  return `Difference, ${settings.gain} times stronger; black is equal. ${same[0].toUpperCase()}${same.slice(1)}.`;
+  const same = copy.identical >= 0.9995 ? "Every pixel is equal to the bit."
+    : copy.identical >= 0.9 ? `${Math.floor(copy.identical * 100)} % of the pixels are equal to the bit.`
+    : copy.median_difference === null ? "" : `Half of the pixels differ by at most ${copy.median_difference} of 255.`;
+  return `Difference, ${settings.gain} times stronger; black is equal. ${same}`;
 }
 
 function pairTiles(instance, copy) {
@@ -517,6 +524,7 @@ function measures(copy) {
     ["Scale", copy.scale.toFixed(3)],
     ["Copy's contrast", `× ${copy.gain.toFixed(2)}`],
     ["Copy's brightness", `${copy.offset >= 0 ? "+" : ""}${copy.offset} of 255`],
+    ["Pixels equal to the bit", `${Math.floor(copy.identical * 1000) / 10} %`],
     ["Median difference", copy.median_difference === null ? "–" : `${copy.median_difference} of 255`],
     ["Affine matrix", h("code", {}, copy.affine.map((row) => `[${row.join(", ")}]`).join(" "))],
   ];

@@ -1,0 +1,176 @@
+"""Figures out of PDF files: where they stand and their pixels.
+
+A figure is one raster image of a page, taken with its own pixels. Images that touch or nearly touch (panels of one
+figure, strips that a program cut a picture into) are one figure: the page is drawn there at the resolution of the
+finest of them, at most `MOST_DPI`. Figures drawn of lines and text alone are not extracted.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from config import InputError
+
+if TYPE_CHECKING:
+    import pypdfium2
+
+LEAST_SIDE = 64  # smaller images (icons, logos, rules) are left out, pixels
+GAP = 6.0  # images nearer than this are one figure, points
+MOST_DPI = 600.0  # finest resolution at which a figure of several images is drawn
+POINTS_PER_INCH = 72.0
+_STEPS = 16  # positions are taken from PDFium in sixteenths of a point
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a PDF."""
+
+    page: int  # from 1
+    figure: int  # on its page, from 1, from top to bottom
+    box: Box  # left, top, right, bottom in points from the upper left corner of the page as it is shown
+
+
+@dataclass(frozen=True)
+class _Placed:
+    image: "pypdfium2.PdfImage"
+    box: Box
+    width: int  # the image's own pixels
+    height: int
+
+
+def find_figures(path: Path) -> list[Figure]:
+    """Figures of all pages, in reading order. Raises InputError where the file is damaged or locked."""
+    with _document(path) as document:
+        return [
+            Figure(number, k, _union([placed.box for placed in group]))
+            for number in range(1, len(document) + 1)
+            for k, group in enumerate(_groups(document[number - 1]), 1)
+        ]
+
+
+def read_figure(path: Path, page: int, figure: int, max_megapixels: float = 200.0) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of one figure of `find_figures`.
+
+    Raises:
+        InputError: there is no such figure, it is larger than `max_megapixels`, or the file is damaged.
+    """
+    with _document(path) as document:
+        groups = _groups(document[page - 1]) if 1 <= page <= len(document) else []
+        if not 1 <= figure <= len(groups):
+            raise InputError(f"{path} has no figure {figure} on page {page}; was it changed during the run?")
+        group = groups[figure - 1]
+        if len(group) == 1:
+            return _own_pixels(path, group[0], max_megapixels)
+        return _drawn(document[page - 1], group, max_megapixels)
+
+
+@contextmanager
+def _document(path: Path) -> Iterator["pypdfium2.PdfDocument"]:
+    import pypdfium2
+
+    try:
+        with pypdfium2.PdfDocument(path) as document:
+            yield document
+    except pypdfium2.PdfiumError as fault:
+        raise InputError(f"cannot read {path}: {fault}; a locked PDF must be saved without its password") from None
+
+
+def _groups(page: "pypdfium2.PdfPage") -> list[list[_Placed]]:
+    """Images of a page that belong together, from top to bottom."""
+    groups: list[list[_Placed]] = []
+    for placed in _images(page):
+        near = [group for group in groups if any(_near(placed.box, other.box) for other in group)]
+        groups = [group for group in groups if group not in near] + [[placed, *(p for group in near for p in group)]]
+    large = [group for group in groups if _is_large(group)]
+    return sorted(large, key=lambda group: (_union([p.box for p in group])[1], _union([p.box for p in group])[0]))
+
+
+def _images(page: "pypdfium2.PdfPage") -> Iterator[_Placed]:
+    import pypdfium2.raw as raw
+
+    for image in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]):
+        width, height = image.get_px_size()
+        box = _shown_box(page, image)
+        if min(width, height) > 1 and box[2] > box[0] and box[3] > box[1]:
+            yield _Placed(image, box, width, height)
+
+
+def _is_large(group: list[_Placed]) -> bool:
+    """Whether a figure is at least `LEAST_SIDE` pixels wide and high at its own resolution."""
+    left, top, right, bottom = _union([placed.box for placed in group])
+    scale = _finest(group)
+    return min((right - left) * scale, (bottom - top) * scale) >= LEAST_SIDE
+
+
+def _finest(group: list[_Placed]) -> float:
+    """Most pixels per point among the images."""
+    return max(
+        max(placed.width, placed.height) / max(placed.box[2] - placed.box[0], placed.box[3] - placed.box[1])
+        for placed in group
+    )
+
+
+def _shown_box(page: "pypdfium2.PdfPage", image: "pypdfium2.PdfImage") -> Box:
+    """Where an image stands on the page as it is shown (turned and cropped), the part outside of it left out."""
+    import ctypes
+
+    import pypdfium2.raw as raw
+
+    left, bottom, right, top = image.get_bounds()
+    corners = [(left, bottom), (right, bottom), (right, top), (left, top)]
+    form = image.container
+    while form is not None:  # an image within a form is placed in the form's coordinates
+        corners = [form.get_matrix().on_point(x, y) for x, y in corners]
+        form = form.container
+    width, height = page.get_size()
+    shown = []
+    for x, y in corners:
+        across, down = ctypes.c_int(), ctypes.c_int()
+        raw.FPDF_PageToDevice(
+            page, 0, 0, round(width * _STEPS), round(height * _STEPS), 0, x, y, across, down
+        )  # fmt: skip
+        shown.append((across.value / _STEPS, down.value / _STEPS))
+    xs, ys = zip(*shown, strict=True)
+    return max(min(xs), 0.0), max(min(ys), 0.0), min(max(xs), width), min(max(ys), height)
+
+
+def _own_pixels(path: Path, placed: _Placed, max_megapixels: float) -> np.ndarray:
+    _check_size(f"an image in {path}", placed.width, placed.height, max_megapixels)
+    return _to_rgb(placed.image.get_bitmap(render=False))
+
+
+def _drawn(page: "pypdfium2.PdfPage", group: list[_Placed], max_megapixels: float) -> np.ndarray:
+    left, top, right, bottom = _union([placed.box for placed in group])
+    area = (right - left) * (bottom - top)
+    scale = min(_finest(group), MOST_DPI / POINTS_PER_INCH, (max_megapixels * 1e6 / area) ** 0.5)
+    width, height = page.get_size()
+    return _to_rgb(page.render(scale=scale, crop=(left, height - bottom, width - right, top)))
+
+
+def _check_size(what: str, width: int, height: int, max_megapixels: float) -> None:
+    if width * height > max_megapixels * 1e6:
+        raise InputError(
+            f"{what} has {width} x {height} pixels, more than {max_megapixels:g} megapixels; raise --max-megapixels"
+        )
+
+
+def _to_rgb(bitmap: "pypdfium2.PdfBitmap") -> np.ndarray:
+    pixels = bitmap.to_numpy()
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels[..., 2::-1])  # BGR, BGRx, BGRA
+
+
+def _union(boxes: list[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _near(a: Box, b: Box) -> bool:
+    return a[0] - GAP < b[2] and b[0] - GAP < a[2] and a[1] - GAP < b[3] and b[1] - GAP < a[3]

@@ -1,0 +1,632 @@
+"""Find copy-move forgeries in pictures, folders, globs and PDFs, and show the evidence on a page.
+
+    python predict.py figures/ paper.pdf --out found
+    python predict.py 'scans/**/*.tif' --out found --evidence-only     # no model, no torch
+    torchrun --nproc_per_node=4 predict.py figures/ --out found        # pictures shared among the ranks
+
+OUT then holds predictions.jsonl (one line per picture), masks/NAME.png (16-bit label maps: 0 background, k instance),
+submission.csv and report/index.html. A run that was stopped goes on with --resume.
+
+Exit status: 0 nothing found; 3 something found; 4 nothing found, but some files could not be read; 5 something found,
+and some files could not be read; 2 bad usage; 1 a fault of the program; 130 interrupted. Under torchrun, which takes
+every other status for a failure, a run that ends well always gives 0.
+"""
+
+import contextlib
+import csv
+import glob
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import report
+from config import InputError, PredictSettings, read_json, run, to_dict, write_json, write_whole
+from dataset import PICTURE_SUFFIXES, read_image
+from distributed import Ranks, read_ranks
+from metrics import AUTHENTIC, encode_mask
+
+if TYPE_CHECKING:
+    from detector import Detection
+
+FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
+SUFFIXES = PICTURE_SUFFIXES | {".pdf"}
+RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
+Line = dict[str, Any]
+Detect = Callable[[np.ndarray], "Detection"]  # picture (H, W, 3) uint8 RGB -> what was found
+Load = Callable[[PredictSettings], Detect]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: a file, or a figure of a PDF; a PDF without a figure stands for finding its figures."""
+
+    path: str  # absolute
+    page: int | None = None  # of a PDF, from 1
+    figure: int | None = None  # on its page, from 1
+    box: tuple[float, float, float, float] | None = None  # on the page, points
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells pictures apart, and their order."""
+        return self.path, self.page or 0, self.figure or 0
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Page, figure and box, as far as known."""
+        place = {"page": self.page, "figure": self.figure, "box": self.box}
+        return {name: value for name, value in place.items() if value is not None}
+
+    @property
+    def name(self) -> str:
+        """Name of this picture's files."""
+        return report.unique_name(self.path, self.page, self.figure)
+
+
+# Input ------------------------------------------------------------------------------------------------------------
+
+
+def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
+    """Absolute paths of all pictures and PDFs, sorted, each once.
+
+    Args:
+        paths: files (taken whatever their name), folders (searched recursively, links to folders not followed), or
+            patterns with `*`, `?`, `[...]` and `**`.
+        out: folder whose content is never an input.
+    Raises:
+        FileNotFoundError: a path does not exist or a pattern matches nothing.
+        InputError: there is no picture at all.
+    """
+    if not paths:
+        raise InputError("no PATH was given; give pictures, folders, globs or PDFs")
+    found: set[str] = set()
+    for path in paths:
+        given = [str(path)] if os.path.lexists(path) else _matches(path)
+        if not given:
+            raise FileNotFoundError(f"{path} does not exist and matches nothing; give pictures, folders, globs or PDFs")
+        for item in given:
+            if os.path.isdir(item):
+                found.update(_walk(item))
+            else:
+                found.add(os.path.abspath(item))
+    inside = os.path.join(os.path.abspath(out), "")
+    found = {path for path in found if not path.startswith(inside)}
+    if not found:
+        raise InputError(
+            f"no picture under {', '.join(map(str, paths))}; looked for files ending in {', '.join(sorted(SUFFIXES))}"
+        )
+    return sorted(found)
+
+
+def _matches(pattern: Path) -> list[str]:
+    """What a glob matches; links to folders are not followed, so that a loop of them ends."""
+    if not glob.has_magic(str(pattern)):
+        return []
+    root = Path(pattern.anchor) if pattern.anchor else Path()
+    return [str(match) for match in root.glob(str(pattern.relative_to(pattern.anchor)))]
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(parent, file)
+            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".") and os.path.isfile(path):
+                yield os.path.abspath(path)
+
+
+# One picture ------------------------------------------------------------------------------------------------------
+
+
+def load_detector(settings: PredictSettings) -> Detect:
+    """The detector that the settings ask for."""
+    from detector import Detector
+
+    return Detector.load(
+        settings.checkpoint, clustering=settings.clustering, evidence_only=settings.evidence_only
+    ).detect
+
+
+class Worker:
+    """Examines pictures one after the other, in a process of its own or in this one."""
+
+    def __init__(self, settings: PredictSettings, load: Load) -> None:
+        """`load(settings)` gives the function that takes a picture (H, W, 3) uint8 RGB to its Detection."""
+        self.settings = settings
+        self.detect = load(settings)
+
+    def examine(self, job: Job) -> Line | list[Job]:
+        """The line of a picture, after its mask and its part of the report are on disk; a PDF's figures as jobs.
+
+        A picture that cannot be read gives a line with the reason. So does one that the detector fails on: it costs
+        this picture and not the run, and its traceback goes to stderr.
+        """
+        try:
+            if job.page is None and job.path.lower().endswith(".pdf"):
+                return self._figures(job)
+            image = self._read(job)
+        except (InputError, OSError) as fault:
+            return unreadable(job, str(fault))
+        try:
+            detection = self.detect(image)
+        except Exception as fault:
+            import traceback
+
+            traceback.print_exc()
+            return unreadable(job, f"fault in the detector: {type(fault).__name__}: {fault}")
+        return self._write(job, image, detection)
+
+    def _figures(self, job: Job) -> Line | list[Job]:
+        import pdf
+
+        figures = pdf.find_figures(Path(job.path))
+        if not figures:
+            return unreadable(job, f"the PDF holds no image of at least {pdf.LEAST_SIDE} x {pdf.LEAST_SIDE} pixels")
+        return [Job(job.path, f.page, f.figure, f.box) for f in figures]
+
+    def _read(self, job: Job) -> np.ndarray:
+        if not os.path.isfile(job.path):  # reading from a pipe or a device may never end
+            raise InputError(f"cannot read {job.path}: it is gone, or not a regular file")
+        if job.page is None:
+            return read_image(Path(job.path), self.settings.max_megapixels)
+        import pdf
+
+        return pdf.read_figure(Path(job.path), job.page, job.figure, self.settings.max_megapixels)
+
+    def _write(self, job: Job, image: np.ndarray, detection: "Detection") -> Line:
+        out = self.settings.out
+        line = describe(job, detection)
+        if "mask" in line:
+            write_whole(out / line["mask"], lambda temporary: temporary.write_bytes(_label_png(detection.masks)))
+        report.illustrate(out / "report", job.name, job.path, image, detection, **job.place)
+        return line
+
+
+def unreadable(job: Job, error: str) -> Line:
+    """Line of a picture that could not be examined."""
+    return {"path": job.path, **job.place, "name": job.name, "verdict": UNREADABLE, "score": 0.0, "error": error,
+            "instances": []}  # fmt: skip
+
+
+def describe(job: Job, detection: "Detection") -> Line:
+    """Line of predictions.jsonl for a picture that was examined."""
+    line: Line = {"path": job.path, **job.place, "name": job.name}
+    line |= {"width": detection.shape[1], "height": detection.shape[0]}
+    line |= {"verdict": FOUND if detection.instances else NOTHING, "score": round(float(detection.score), 6)}
+    line |= {"seconds": round(detection.seconds, 3), "complete": detection.complete}
+    if detection.reason:
+        line["reason"] = detection.reason
+    if detection.instances:
+        line["mask"] = f"masks/{job.name}.png"
+    line["instances"] = [
+        {
+            "score": round(float(instance.score), 6),
+            "area": int(instance.mask.sum()),
+            "boxes": part_boxes(instance.mask),
+            "runs": encode_mask(instance.mask),
+            "evidence": [
+                {
+                    "kind": copy.kind,
+                    "affine": copy.affine.tolist(),
+                    "rotation": copy.rotation,
+                    "scale": copy.scale,
+                    "mirrored": copy.mirrored,
+                    "inliers": int(copy.inliers),
+                    "correlation": float(copy.correlation),
+                    "score": float(copy.score),
+                    "source": report.bounding_box(copy.source),
+                    "target": report.bounding_box(copy.target),
+                    "sentence": report.describe(copy),
+                }
+                for copy in instance.copies
+            ],
+        }
+        for instance in detection.instances
+    ]
+    return line
+
+
+def part_boxes(mask: np.ndarray) -> list[list[int]]:
+    """Boxes [x, y, width, height] of the 8-connected parts of a mask (H, W) bool, the largest part first."""
+    import cv2
+
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    parts = sorted(stats[1:].tolist(), key=lambda row: -row[cv2.CC_STAT_AREA])
+    return [row[:4] for row in parts]
+
+
+def _label_png(masks: np.ndarray) -> bytes:
+    """16-bit PNG of masks (N, H, W) bool: 0 background, k instance; where two overlap the better one stands."""
+    import cv2
+
+    labels = np.zeros(masks.shape[1:], np.uint16)
+    for k in range(len(masks), 0, -1):
+        labels[masks[k - 1]] = k
+    done, coded = cv2.imencode(".png", labels)
+    if not done:
+        raise OSError(f"could not code a label map of {labels.shape[1]} x {labels.shape[0]} pixels as PNG")
+    return coded.tobytes()
+
+
+# Many pictures ----------------------------------------------------------------------------------------------------
+
+_worker: Worker | None = None  # of this process
+
+
+def _start_worker(settings: PredictSettings, ranks: Ranks) -> None:
+    """First thing in a worker process: one thread each, since the pictures are what runs in parallel."""
+    import signal
+
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    cv2.setNumThreads(1)
+    if not settings.evidence_only:
+        import torch
+
+        torch.set_num_threads(1)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
+
+
+def _examine(job: Job, settings: PredictSettings, load: Load) -> Line | list[Job]:
+    global _worker
+    if _worker is None:
+        _worker = Worker(settings, load)
+    return _worker.examine(job)
+
+
+def examine_all(
+    queue: deque[Job], settings: PredictSettings, load: Load, workers: int
+) -> Iterator[tuple[Job, Line | list[Job]]]:
+    """Examine the jobs in `workers` processes; results come in the order in which they are ready.
+
+    `queue` is taken from as processes get free, so the caller may add to it between results. A process that dies or
+    takes longer than `picture_seconds` costs the picture it had, which gets a line with the reason; another process
+    takes its place. With 0 workers everything happens in this process.
+    """
+    if workers == 0:
+        worker = Worker(settings, load)
+        while queue:
+            job = queue.popleft()
+            yield job, worker.examine(job)
+        return
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, wait
+
+    from pebble import ProcessPool
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # read by the libraries when a worker starts
+    pending: dict[Any, Job] = {}
+    # Fresh processes: a fork of one that runs threads (torch, OpenCV) may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(workers, initializer=_start_worker, initargs=(settings, read_ranks()), context=context)
+    try:
+        while True:
+            while queue and len(pending) < 2 * workers:
+                job = queue.popleft()
+                arguments = (job, settings, load)
+                pending[pool.schedule(_examine, args=arguments, timeout=settings.picture_seconds or None)] = job
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                job = pending.pop(future)
+                yield job, _result(future, job, settings)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _result(future: Any, job: Job, settings: PredictSettings) -> Line | list[Job]:
+    from concurrent.futures import TimeoutError as PictureTimeout
+
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except PictureTimeout:
+        return unreadable(job, f"given up after {settings.picture_seconds:g} s (--picture-seconds)")
+    except ProcessExpired as death:
+        killed = -(death.exitcode or 0) == 9
+        why = "killed, probably because memory ran out" if killed else f"ended with status {death.exitcode}"
+        return unreadable(job, f"the process that examined it was {why}" if killed else f"its process {why}")
+
+
+# The output folder ------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Lines of a predictions file, none when there is no such file. Raises InputError where one is not JSON."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                line["path"], line["verdict"]
+            except (ValueError, TypeError, KeyError):
+                raise InputError(
+                    f"line {number} of {path} is damaged; delete that line and --resume does its picture again"
+                ) from None
+            yield line
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a killed run left unfinished, so that its picture is done again."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65536)
+            file.seek(start)
+            cut = file.read(end - start).rfind(b"\n")
+            if cut >= 0:
+                file.truncate(start + cut + 1)
+                return
+            end = start
+        file.truncate(0)
+
+
+def key_of(line: Line) -> tuple[str, int, int]:
+    """`Job.key` of a line."""
+    return line["path"], line.get("page", 0), line.get("figure", 0)
+
+
+def prepare(settings: PredictSettings, ranks: Ranks) -> None:
+    """Make the output folder, or check that a run can go on in it. Raises InputError where it cannot."""
+    saved = settings.out / "settings.json"
+    if settings.resume:
+        if not saved.exists():
+            raise InputError(f"--resume: there is no run in {settings.out} ({saved.name} is missing); start without it")
+        before, now = read_json(saved), to_dict(settings)
+        changed = sorted(k for k in now if k not in RUN_ONLY and before.get(k) != now[k])
+        if changed:
+            flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+            raise InputError(f"--resume with other settings than before: {flags}; give the same, or another --out")
+        if ranks.main:
+            for path in _parts(settings.out):
+                drop_torn_line(path)
+        return
+    if any(path.exists() for path in _parts(settings.out)):
+        raise InputError(
+            f"{settings.out} holds the predictions of another run; go on with --resume or give another --out"
+        )
+    if ranks.main:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_json(saved, to_dict(settings))
+
+
+def _parts(out: Path) -> list[Path]:
+    """The predictions and what ranks other than the first have written so far."""
+    return [out / "predictions.jsonl", *sorted(out.glob("predictions.rank*.jsonl"))]
+
+
+def _own_part(out: Path, ranks: Ranks) -> Path:
+    return out / ("predictions.jsonl" if ranks.main else f"predictions.rank{ranks.rank}.jsonl")
+
+
+def merge(out: Path) -> Path:
+    """All parts as one predictions.jsonl, every picture once, sorted by path, page and figure; it appears whole."""
+    places: dict[tuple[str, int, int], tuple[Path, int, int]] = {}  # lines stay on disk, this is where
+    for path in _parts(out):
+        start = 0
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb")) if path.exists() else ()
+            for text in file:
+                places.setdefault(key_of(json.loads(text)), (path, start, len(text)))
+                start += len(text)
+    final = out / "predictions.jsonl"
+
+    def write(temporary: Path) -> None:
+        with contextlib.ExitStack() as stack, open(temporary, "wb") as file:
+            opened = {p: stack.enter_context(open(p, "rb")) for p in {place[0] for place in places.values()}}
+            for key in sorted(places):
+                path, start, length = places[key]
+                opened[path].seek(start)
+                file.write(opened[path].read(length))
+
+    write_whole(final, write)
+    for path in _parts(out)[1:]:
+        path.unlink()
+    return final
+
+
+def write_submission(out: Path) -> None:
+    """Write submission.csv.
+
+    case_id is the file's name without its ending (with page and figure of a PDF), or the picture's unique name where
+    two would be the same. A picture that could not be read counts as authentic.
+    """
+
+    def case(line: Line) -> str:
+        place = f"-p{line['page']}-f{line['figure']}" if "figure" in line else ""
+        return Path(line["path"]).stem + place
+
+    counts = Counter(case(line) for line in read_lines(out / "predictions.jsonl"))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["case_id", "annotation"])
+            for line in read_lines(out / "predictions.jsonl"):
+                runs = ";".join(json.dumps(instance["runs"]) for instance in line["instances"])
+                writer.writerow([case(line) if counts[case(line)] == 1 else line["name"], runs or AUTHENTIC])
+
+    write_whole(out / "submission.csv", write)
+
+
+def write_report(settings: PredictSettings, command: str) -> Path:
+    """The evidence page of all pictures in predictions.jsonl."""
+    folder = settings.out / "report"
+
+    def entries() -> Iterator[report.Entry]:
+        for line in read_lines(settings.out / "predictions.jsonl"):
+            if line["verdict"] == UNREADABLE:
+                place = {name: line.get(name) for name in ("page", "figure", "box")}
+                yield report.unreadable(line["name"], line["path"], line["error"], **place)
+            else:
+                yield report.read_entry(folder, line["name"])
+
+    shown = to_dict(settings)
+    identity = {name: value for name, value in shown.items() if name not in RUN_ONLY} | {
+        "out": str(settings.out.resolve())
+    }
+    names = ", ".join(str(path) for path in settings.paths[:3]) + (", …" if len(settings.paths) > 3 else "")
+    return report.write_page(
+        folder,
+        entries,
+        title=f"Pictures of {names}",
+        run=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12],
+        details={"Command": command, "Settings": json.dumps(shown), "Python": platform.python_version()},
+    )
+
+
+# The script -------------------------------------------------------------------------------------------------------
+
+
+def read_done(out: Path) -> tuple[set[tuple[str, int, int]], Counter]:
+    """Keys of the pictures that have a line, and how many there are of each verdict."""
+    done, verdicts = set(), Counter()
+    for path in _parts(out):
+        for line in read_lines(path):
+            done.add(key_of(line))
+            verdicts[line["verdict"]] += 1
+    return done, verdicts
+
+
+def examine_share(
+    mine: Sequence[str],
+    done: set[tuple[str, int, int]],
+    verdicts: Counter,
+    settings: PredictSettings,
+    ranks: Ranks,
+    load: Load,
+) -> None:
+    """Examine this rank's inputs, leaving out what is done, and append a line for each picture."""
+    from tqdm import tqdm
+
+    queue = deque(Job(path) for path in mine if (path, 0, 0) not in done)
+    workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // _local_ranks())
+    bar = tqdm(total=len(mine), initial=len(mine) - len(queue), unit="picture", disable=not ranks.main, smoothing=0.1)
+    with bar, open(_own_part(settings.out, ranks), "a", encoding="ascii") as file:
+        bar.set_postfix(found=verdicts[FOUND], unreadable=verdicts[UNREADABLE])
+        for _, result in examine_all(queue, settings, load, workers):
+            if isinstance(result, list):  # a PDF's figures come next
+                figures = [figure for figure in result if figure.key not in done]
+                queue.extendleft(reversed(figures))
+                bar.total += len(result) - 1
+                bar.update(len(result) - len(figures))
+                continue
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            verdicts[result["verdict"]] += 1
+            bar.set_postfix(found=verdicts[FOUND], unreadable=verdicts[UNREADABLE], refresh=False)
+            bar.update()
+
+
+def _local_ranks() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def main(settings: PredictSettings, load: Load = load_detector) -> int:
+    """Examine all pictures, write everything, and return the exit status (see the top of this file)."""
+    ranks = read_ranks()
+    check(settings)
+    token = agree(ranks)
+    inputs = find_inputs(settings.paths, settings.out)
+    prepare(settings, ranks)
+    agree(ranks)  # the first rank has mended the files before the others read them
+    done, verdicts = read_done(settings.out)
+    agree(ranks)  # all have read them before any writes
+    examine_share(ranks.share(inputs), done, verdicts, settings, ranks, load)
+    wait_for_all(settings.out, ranks, token)
+    if not ranks.main:
+        return 0
+    merge(settings.out)
+    for left in [*settings.out.glob("masks/.*.tmp"), *settings.out.glob("report/pictures/.*.tmp")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed
+    write_submission(settings.out)
+    page = write_report(settings, " ".join(["predict.py", *sys.argv[1:]]))
+    status = summarize(settings.out, page)
+    return 0 if ranks.world > 1 else status
+
+
+def check(settings: PredictSettings) -> None:
+    """Refuse settings that cannot work, before anything is written."""
+    if settings.evidence_only and settings.checkpoint is not None:
+        raise InputError("--evidence-only runs without a model; leave out --checkpoint, or --evidence-only")
+    if settings.workers is not None and settings.workers < 0:
+        raise InputError(f"--workers is {settings.workers}; it must be 0 (in this process) or more")
+    for path in (settings.checkpoint, settings.clustering):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+
+
+def agree(ranks: Ranks) -> str:
+    """A word that all ranks of this job share and no job before it had; waits until all ranks are here."""
+    if ranks.world == 1:
+        return ""
+    import torch
+
+    import distributed
+
+    if not torch.distributed.is_initialized():
+        distributed.start()
+    return distributed.gather([secrets.token_hex(8)])[0]
+
+
+def wait_for_all(out: Path, ranks: Ranks, token: str) -> None:
+    """Let the first rank wait until the others have written their last line.
+
+    Through files, since ranks may finish hours apart, longer than a collective operation waits.
+    """
+    if ranks.world == 1:
+        return
+    if not ranks.main:
+        write_whole(_finished(out, ranks.rank), lambda temporary: temporary.write_text(token))
+        return
+    others = {_finished(out, rank) for rank in range(1, ranks.world)}
+    while not all(path.exists() and path.read_text() == token for path in others):
+        time.sleep(0.2)
+    for path in others:
+        path.unlink()
+
+
+def _finished(out: Path, rank: int) -> Path:
+    return out / f"predictions.rank{rank}.finished"
+
+
+def summarize(out: Path, page: Path) -> int:
+    """Print what was found and where it is; return the exit status."""
+    verdicts, findings, errors = Counter(), 0, []
+    for line in read_lines(out / "predictions.jsonl"):
+        verdicts[line["verdict"]] += 1
+        findings += len(line["instances"])
+        if line["verdict"] == UNREADABLE and len(errors) < 5:
+            errors.append(f"not read: {line['path']}: {line['error']}")
+    print(
+        f"{sum(verdicts.values())} pictures: {verdicts[FOUND]} with findings ({findings} in all), "
+        f"{verdicts[NOTHING]} with nothing found, {verdicts[UNREADABLE]} not readable"
+    )
+    for error in errors:
+        print(" ".join(error.split()).encode(errors="replace").decode())
+    if verdicts[UNREADABLE] > len(errors):
+        print(f"... and {verdicts[UNREADABLE] - len(errors)} more, see {out / 'predictions.jsonl'}")
+    print(f"evidence: {page}")
+    return (5 if verdicts[UNREADABLE] else 3) if verdicts[FOUND] else (4 if verdicts[UNREADABLE] else 0)
+
+
+if __name__ == "__main__":
+    run(main, PredictSettings)
