@@ -61,10 +61,11 @@ class ForgeryLoss(nn.Module):
             members = one_hot(labels.flatten(1), num_labels)  # (B, N, K) float32, a padding cell's row is zero
             counts = members.sum(1)  # (B, K)
             sums = members.transpose(1, 2) @ z  # (B, K, D)
+            squares = torch.linalg.vecdot(z, z)  # (B, N): 1 for unit vectors, but its gradient is part of the loss
             per_picture = {
-                "supcon": supcon(z, members, counts, sums, self.temperature),
+                "supcon": supcon(z, squares, members, counts, sums, self.temperature),
                 "separation": separation(counts, sums, self.separation_margin),
-                "uniformity": uniformity(z, members, counts, sums, self.uniformity_margin),
+                "uniformity": uniformity(squares, members, counts, sums, self.uniformity_margin),
             }  # each (B,)
             terms = {name: values.mean() for name, values in per_picture.items()}
             total = sum(self.weights[name] * value for name, value in terms.items())
@@ -76,7 +77,7 @@ def one_hot(labels: Tensor, num_labels: int) -> Tensor:
     return F.one_hot(labels + 1, num_labels + 1)[..., 1:].float()
 
 
-def supcon(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, temperature: float) -> Tensor:
+def supcon(z: Tensor, squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, temperature: float) -> Tensor:
     """Supervised contrastive loss per picture (Khosla et al. 2020, eq. 2, L_out).
 
     For an anchor i with positives P(i), the other cells of its label, and A(i), all other cells of the picture:
@@ -87,24 +88,51 @@ def supcon(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, temperature
     Only the log-sum-exp goes over the N x N similarities.
 
     Args:
-        z: (B, N, D) float32 unit vectors. members: (B, N, K) one-hot. counts: (B, K). sums: (B, K, D).
+        z: (B, N, D) float32 unit vectors. squares: (B, N), |z|^2. members: (B, N, K) one-hot. counts: (B, K).
+        sums: (B, K, D).
     Returns:
         (B,) float32: mean of l_i over the anchors that have a positive; 0 where none has.
     """
     valid = members.sum(2)  # (B, N): 1 for a cell, 0 for padding
     own = (members @ counts.unsqueeze(2)).squeeze(2)  # (B, N): cells of the anchor's label
     anchor = valid * (own > 1)
-    similarity = z @ z.transpose(1, 2) / temperature  # (B, N, N)
-    # An anchor is not its own contrast, and padding is nobody's.
-    hidden = torch.eye(z.shape[1], dtype=torch.bool, device=z.device) | (valid == 0).unsqueeze(1)
-    log_sum = similarity.masked_fill(hidden, torch.finfo(similarity.dtype).min).logsumexp(2)  # (B, N)
-    to_positives = ((members @ sums - z) * z).sum(2) / temperature  # (B, N)
+    log_sum = _LogSumExpOthers.apply(z, valid, temperature)  # (B, N)
+    to_positives = ((z @ sums.transpose(1, 2) * members).sum(2) - squares) / temperature  # (B, N)
     loss = log_sum - to_positives / (own - 1).clamp(min=1)
     # where, not a product: a picture with a single cell has a meaningless log_sum of -1e38.
     return torch.where(anchor > 0, loss, 0.0).sum(1) / anchor.sum(1).clamp(min=1)
 
 
-def uniformity(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin: float) -> Tensor:
+class _LogSumExpOthers(torch.autograd.Function):
+    """log sum_{a != i} exp(z_i . z_a / t) over the cells of each picture, padding left out.
+
+    The N x N matrix is the loss's cost, so its gradient is written out: one matrix product where autograd needs
+    two (the matrix is symmetric before the softmax), and one matrix kept instead of four.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor, valid: Tensor, temperature: float) -> Tensor:
+        weights = z @ z.transpose(1, 2)  # (B, N, N), turned into the softmax in place
+        # An anchor is not its own contrast, and padding is nobody's.
+        weights.div_(temperature).masked_fill_((valid == 0).unsqueeze(1), torch.finfo(z.dtype).min)
+        weights.diagonal(dim1=1, dim2=2).fill_(torch.finfo(z.dtype).min)
+        largest = weights.amax(2, keepdim=True)
+        weights.sub_(largest).exp_()
+        total = weights.sum(2, keepdim=True)
+        weights.div_(total)
+        ctx.save_for_backward(z, weights)
+        ctx.temperature = temperature
+        return (largest + total.log()).squeeze(2)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        z, weights = ctx.saved_tensors
+        both = weights * gradient.unsqueeze(2)
+        both.addcmul_(weights.transpose(1, 2), gradient.unsqueeze(1))  # each pair stands in the matrix twice
+        return both @ z / ctx.temperature, None, None
+
+
+def uniformity(squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin: float) -> Tensor:
     """How far a label's cells are from their centroid, per picture: mean over labels of max(0, msd - margin).
 
     msd is the mean squared Euclidean distance of the label's cells to the label's mean vector c (not
@@ -114,8 +142,8 @@ def uniformity(z: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin:
     """
     present = (counts > 0).float()
     safe = counts.clamp(min=1)
-    squares = (members.transpose(1, 2) @ z.square().sum(2, keepdim=True)).squeeze(2) / safe  # (B, K)
-    spread = squares - (sums / safe.unsqueeze(2)).square().sum(2)
+    mean_squares = (squares.unsqueeze(1) @ members).squeeze(1) / safe  # (B, K)
+    spread = mean_squares - (sums / safe.unsqueeze(2)).square().sum(2)
     return ((spread - margin).clamp(min=0) * present).sum(1) / present.sum(1).clamp(min=1)
 
 
