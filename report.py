@@ -195,13 +195,14 @@ def align(image: np.ndarray, copy: "Copy", side: int = CROP_SIDE) -> AlignedPair
     there = _clip(*low, *high, width, height)
 
     source = _shrink(image[y0:y1, x0:x1], scale)
+    surroundings = _shrink(image[there[1] : there[3], there[0] : there[2]], scale)
     size = source.shape[1::-1]
-    back = _between(scale, there[:2]) @ np.vstack([copy.affine, (0, 0, 1)]) @ np.linalg.inv(_between(scale, (x0, y0)))
+    whole = np.vstack([copy.affine, (0, 0, 1)])
+    back = _between(there, surroundings) @ whole @ np.linalg.inv(_between(box, source))
 
     def brought_back(array: np.ndarray, interpolation: int) -> np.ndarray:
         return cv2.warpAffine(array, back[:2], size, flags=interpolation | cv2.WARP_INVERSE_MAP)
 
-    surroundings = _shrink(image[there[1] : there[3], there[0] : there[2]], scale)
     source_mask = _shrink(_cut(copy.source, box), scale)
     target_mask = brought_back(_shrink(_cut(copy.target, there), scale), cv2.INTER_NEAREST)
     compared = (source_mask > 127) & (target_mask > 127)
@@ -229,10 +230,13 @@ def _compare(source: np.ndarray, copy: np.ndarray, compared: np.ndarray, scale: 
     )  # fmt: skip
 
 
-def _between(scale: float, corner: Sequence[int]) -> np.ndarray:
-    """Matrix (3, 3) from picture pixels to those of a cut-out that starts at `corner` and is shrunk by `scale`."""
-    shift = 0.5 * scale - 0.5  # pixel middles stay middles
-    return np.array([[scale, 0, shift - scale * corner[0]], [0, scale, shift - scale * corner[1]], [0, 0, 1]])
+def _between(box: Sequence[int], shrunk: np.ndarray) -> np.ndarray:
+    """Matrix (3, 3) from pixels of the picture to those of the cut-out of `box`, which may have been shrunk."""
+    x0, y0, x1, y1 = box
+    height, width = shrunk.shape[:2]
+    across, down = width / (x1 - x0), height / (y1 - y0)  # not quite equal: sides are whole pixels
+    # The middle of pixel 0 lies at 0, its border at -0.5.
+    return np.array([[across, 0, 0.5 * across - 0.5 - across * x0], [0, down, 0.5 * down - 0.5 - down * y0], [0, 0, 1]])
 
 
 def _shrink(array: np.ndarray, scale: float) -> np.ndarray:
