@@ -13,13 +13,16 @@ and a prediction without torch need neither.
 """
 
 import atexit
+import contextlib
 import hashlib
 import json
 import math
 import os
 import random
 import signal
+import struct
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,26 +222,34 @@ def select(pictures: Iterable[Picture], split: Mapping[str, str], name: str) -> 
 
 @dataclass(frozen=True)
 class _Header:
-    format: str  # Pillow's name; "TIFF" for a TIFF that only OpenCV and tifffile understand
+    format: str  # Pillow's name
     height: int  # as shown, after the EXIF orientation
     width: int
-    mode: str  # Pillow's mode; "" where Pillow does not know it
-    orientation: int  # EXIF, 1 to 8, still to be applied to what OpenCV decodes
+    orientation: int  # EXIF, 1 to 8
 
 
 def _read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
     """Size and kind of a picture, without decoding it."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
     try:
-        with Image.open(path) as picture:
-            width, height, format, mode = *picture.size, picture.format or "", picture.mode
-            # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
-            exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
-            orientation = exif.get(ExifTags.Base.Orientation, 1)
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start:
+            raise InputError(f"cannot read {path}: the file is empty")
+        if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            # Pillow does not know every TIFF that OpenCV reads, nor does it turn them alike in all versions.
+            format, (height, width, orientation) = "TIFF", _read_tiff_header(path)
+        else:
+            with Image.open(path) as picture:
+                (width, height), format = picture.size, picture.format or ""
+                # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
+                exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
     except UnidentifiedImageError:
-        height, width = _tiff_size(path)
-        orientation, format, mode = 1, "TIFF", ""
-    except (OSError, SyntaxError, ValueError) as fault:
+        raise InputError(
+            f"cannot read {path}: it is not a picture of a known format, or its header is damaged"
+        ) from None
+    except (OSError, SyntaxError) as fault:
         raise _unreadable(path, fault) from None
     if height * width > max_megapixels * 1e6:
         raise InputError(
@@ -247,27 +258,19 @@ def _read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
         )
     if orientation in range(5, 9):
         height, width = width, height
-    # OpenCV turns a TIFF upright itself, and nothing else when it reads all channels.
-    upright = format == "TIFF" or orientation not in range(1, 9)
-    return _Header(format, height, width, mode, 1 if upright else orientation)
+    return _Header(format, height, width, orientation if orientation in range(1, 9) else 1)
 
 
-def _tiff_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a TIFF of a kind that Pillow does not know, such as three channels of float."""
+def _read_tiff_header(path: Path) -> tuple[int, int, int]:
+    """(height, width, orientation) of the first page, height and width as stored."""
     import tifffile
 
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if not start:
-        raise InputError(f"cannot read {path}: the file is empty")
-    if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        raise InputError(f"cannot read {path}: it is not a picture of a known format, or its header is damaged")
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            return page.imagelength, page.imagewidth
-    except (tifffile.TiffFileError, IndexError, ValueError, KeyError, OSError) as fault:
-        raise _unreadable(path, fault) from None
+            return page.imagelength, page.imagewidth, int(page.tags.valueof("Orientation", 1))
+    except (tifffile.TiffFileError, IndexError, ValueError, KeyError, TypeError, struct.error) as fault:
+        raise InputError(f"cannot read {path}: its TIFF header is damaged ({fault})") from None
 
 
 def _unreadable(path: Path, fault: Exception) -> InputError:
@@ -317,9 +320,7 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
     path = Path(path)
     header = _read_header(path, max_megapixels)
     _check_complete(path, header.format)
-    pixels = _upright(_decode(path, header), header.orientation)
-    # libtiff hands out 8-bit colour already multiplied by its alpha; every other decoder leaves it as stored.
-    premultiplied = header.format == "TIFF" and pixels.dtype == np.uint8 and header.mode != "LA"
+    pixels, premultiplied = _decode(path, header)
     pixels = _to_8_bit(pixels)
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
@@ -331,21 +332,29 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
     return np.minimum(over + (255 - alpha), 255).astype(np.uint8)
 
 
-def _decode(path: Path, header: _Header) -> np.ndarray:
-    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth, not yet turned upright."""
-    if header.format == "TIFF" and header.mode:
-        picture = _decode_with_pillow(path)  # OpenCV returns a damaged TIFF as if nothing were wrong with it
-        if header.mode in ("LA", "PA"):  # and drops the alpha of a grey one
-            return cv2.cvtColor(np.asarray(picture.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+def _decode(path: Path, header: _Header) -> tuple[np.ndarray, bool]:
+    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth, upright; and whether colour is multiplied by alpha."""
+    if header.format != "TIFF":  # OpenCV obeys the orientation only where it drops the alpha
+        return _upright(_decode_with_opencv(path), header.orientation), False
+    try:
+        mode = _decode_with_pillow(path).mode  # OpenCV hands out a damaged TIFF as if nothing were wrong with it
+    except UnidentifiedImageError:
+        mode = ""  # of a kind that Pillow does not know
+    if mode in ("LA", "PA"):
+        raise InputError(f"cannot read {path}: OpenCV drops the transparency of a grey TIFF; save it as PNG")
+    pixels = _decode_with_opencv(path)  # turns a TIFF upright, and multiplies 8-bit colour by alpha
+    return pixels, pixels.dtype == np.uint8
+
+
+def _decode_with_opencv(path: Path) -> np.ndarray:
+    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth."""
     _silence_opencv()
     try:
         pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as fault:
         raise InputError(f"cannot read {path}: {fault.err or fault}") from None
     if pixels is None or pixels.size == 0:
-        raise InputError(
-            f"cannot read {path}: the {header.format} is damaged, cut off, or of a kind OpenCV cannot read"
-        )
+        raise InputError(f"cannot read {path}: it is damaged, cut off, or of a kind that OpenCV cannot read")
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise InputError(f"cannot read {path}: it has {pixels.shape[2]} channels; 1, 3 and 4 (with alpha) are allowed")
     return pixels
@@ -353,8 +362,11 @@ def _decode(path: Path, header: _Header) -> np.ndarray:
 
 def _decode_with_pillow(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore")  # about odd metadata
             picture.load()
+    except UnidentifiedImageError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as fault:
         raise _unreadable(path, fault) from None
     return picture
@@ -385,13 +397,13 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
         return np.rint(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)[pixels]
     values = pixels.astype(np.float64)
     finite = np.isfinite(values)
-    values[~finite] = values[finite].min(initial=np.inf) if finite.any() else 0
+    values[~finite] = values[finite].min() if finite.any() else 0
     low, high = values.min(), values.max()
     if low >= 0 and np.issubdtype(pixels.dtype, np.integer):
         low, high = 0, 2 ** max(8, int(high).bit_length()) - 1
     elif low >= 0 and high <= 255:
         low, high = 0, 1 if high <= 1 else 255
-    values = np.rint((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny)))
+    values = np.rint((values - low) / ((high - low) or 1) * 255)
     values[~finite] = 0
     return values.astype(np.uint8)
 
@@ -472,19 +484,21 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_mask_picture(path: Path) -> np.ndarray:
-    picture = _decode_with_pillow(path)
-    if picture.mode in ("LA", "RGBA", "PA") and picture.getchannel("A").getextrema()[0] < 255:
-        raise InputError(
-            f"{path} has transparent parts; a mask is black and white or a label map, without transparency"
-        )
-    if picture.mode in ("LA", "RGBA", "PA"):
-        picture = picture.convert(picture.mode[:-1] if picture.mode != "RGBA" else "RGB")
-    values = np.asarray(picture)
+    header = _read_header(path)
+    if header.format == "TIFF":
+        values = _decode(path, header)[0]
+    else:
+        picture = _decode_with_pillow(path)
+        values = _upright(np.asarray(picture), header.orientation)  # of a palette the indices
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        if (values[..., -1] != np.iinfo(values.dtype).max).any():
+            raise InputError(f"{path} has transparent parts; a mask is black and white or a label map")
+        values = values[..., :-1]
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise InputError(f"{path} is coloured; a mask is black and white, or a label map of values 0, 1..K")
         values = values[..., 0]
-    return _upright(values, _read_header(path).orientation)
+    return values
 
 
 def _split_labels(path: Path, values: np.ndarray) -> np.ndarray:
@@ -766,7 +780,8 @@ class ContentCache:
         """`folder` is made when missing; `limit_gb` in 10^9 bytes; `size` is S."""
         self.folder, self.limit, self.size = Path(folder), int(limit_gb * 1e9), size
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._change_total(lambda total: sum(entry.stat().st_size for entry in self._entries()))
+        with self._locked_total() as total, os.scandir(self.folder) as entries:
+            total[0] = sum(entry.stat().st_size for entry in entries if entry.name.endswith(".picture"))
 
     def load(self, picture: Picture) -> Content | None:
         """The cached content, or None where there is none that can be believed."""
@@ -802,10 +817,12 @@ class ContentCache:
         }
         data = json.dumps(head).encode() + b"\n" + payload
         path = self._path(picture)
-        if not self._reserve(len(data) - (path.stat().st_size if path.exists() else 0)):
-            return
         try:
-            write_whole(path, lambda temporary: temporary.write_bytes(data))
+            with self._locked_total() as total:
+                after = total[0] + len(data) - (path.stat().st_size if path.exists() else 0)
+                if after <= self.limit:
+                    write_whole(path, lambda temporary: temporary.write_bytes(data))
+                    total[0] = after
         except OSError as fault:
             raise InputError(
                 f"cannot write to the cache {self.folder}: {fault.strerror}; free some space, lower --cache-gb, or "
@@ -823,31 +840,18 @@ class ContentCache:
             stamps += [str(path.absolute()), status.st_size, status.st_mtime_ns]
         return stamps
 
-    def _entries(self) -> Iterator[os.DirEntry]:
-        with os.scandir(self.folder) as entries:
-            yield from (entry for entry in entries if entry.name.endswith(".picture"))
-
-    def _reserve(self, bytes: int) -> bool:
-        granted = False
-
-        def add(total: int) -> int:
-            nonlocal granted
-            granted = total + bytes <= self.limit
-            return total + bytes if granted else total
-
-        self._change_total(add)
-        return granted
-
-    def _change_total(self, change: Callable[[int], int]) -> None:
-        """Change the count of bytes in the folder, one process at a time."""
+    @contextlib.contextmanager
+    def _locked_total(self) -> Iterator[list[int]]:
+        """The bytes in the folder, as a list of one number to be changed; one process at a time."""
         import fcntl
 
         with open(self.folder / "total", "a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            total = change(int(file.read() or 0))
+            total = [int(file.read() or 0)]
+            yield total
             file.truncate(0)
-            file.write(str(total))
+            file.write(str(total[0]))
 
 
 def read_content(picture: Picture, size: int, settings: DataSettings, cache: ContentCache | None = None) -> Content:

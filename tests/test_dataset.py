@@ -1,0 +1,1111 @@
+"""Pictures, masks, splits, letterbox, grid labels, samples, order, cache: on small made-up files."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import dataset
+from config import DataSettings, InputError, LoaderSettings, SynthesisSettings
+from dataset import (
+    ContentCache,
+    ForgeryDataset,
+    Letterbox,
+    Picture,
+    StepSampler,
+    find_pictures,
+    grid_labels,
+    letterbox,
+    letterbox_masks,
+    make_loader,
+    read_all,
+    read_content,
+    read_image,
+    read_masks,
+    read_pair,
+    readable_pictures,
+    select,
+    split_pictures,
+    valid_cells,
+)
+
+ROOT = Path(dataset.__file__).parent
+
+
+def noise(height, width, seed=0):
+    """A picture with structure of several pixels, so that resizing keeps something of it."""
+    small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def save_npy(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+    return path
+
+
+def block(height, width, top, left, side, value=1):
+    mask = np.zeros((height, width), np.uint8)
+    mask[top : top + side, left : left + side] = value
+    return mask
+
+
+def plain_folder(root, count=4, size=(60, 90)):
+    """`count` authentic pictures and as many forged ones of the same ids, each with one instance."""
+    for number in range(count):
+        save(root / "authentic" / f"{number}.png", noise(*size, number))
+        save(root / "forged" / f"{number}.png", noise(*size, number))
+        save_npy(root / "masks" / f"{number}.npy", block(*size, 5 * number, 30, 30)[None])
+    return root
+
+
+def data_settings(root, **changes):
+    return DataSettings(data=root, **changes)
+
+
+# Finding --------------------------------------------------------------------------------------------------------
+
+
+def test_competition_layout(tmp_path):
+    for kind in ("authentic", "forged"):
+        save(tmp_path / "train_images" / kind / "7.png", noise(4, 5))
+    save_npy(tmp_path / "train_masks" / "7.npy", np.ones((1, 4, 5), np.uint8))
+    save(tmp_path / "supplemental_images" / "7.png", noise(4, 5))
+    save_npy(tmp_path / "supplemental_masks" / "7.npy", np.ones((1, 4, 5), np.uint8))
+    save(tmp_path / "test_images" / "9.png", noise(4, 5))
+    found = find_pictures(tmp_path)
+    assert [(p.id, p.base, p.forged, p.mask and p.mask.parent.name) for p in found] == [
+        ("7", "7", False, None),
+        ("7", "7", True, "train_masks"),
+        ("9", "9", None, None),
+        ("supplemental__7", "7", True, "supplemental_masks"),
+    ]
+    assert found[3].image == tmp_path / "supplemental_images" / "7.png"
+
+
+@pytest.mark.parametrize("missing", [(), ("authentic",), ("forged", "masks")])
+def test_plain_layout_and_its_halves(tmp_path, missing):
+    plain_folder(tmp_path, 2)
+    for name in missing:
+        for path in (tmp_path / name).iterdir():
+            path.unlink()
+        (tmp_path / name).rmdir()
+    expected = [(id, kind == "forged") for id in "01" for kind in ("authentic", "forged") if kind not in missing]
+    assert [(p.id, p.forged) for p in find_pictures(tmp_path)] == expected
+
+
+def test_folder_without_known_names_is_authentic_at_any_depth(tmp_path):
+    save(tmp_path / "b" / "1.PNG", noise(4, 5))
+    save(tmp_path / "a" / "1.jpg", noise(4, 5))
+    save(tmp_path / "c.tif", noise(4, 5))
+    save(tmp_path / ".hidden" / "d.png", noise(4, 5))
+    (tmp_path / "README.txt").write_text("no picture")
+    assert [(p.id, p.base, p.forged) for p in find_pictures(tmp_path)] == [
+        ("a__1", "a__1", False),
+        ("b__1", "b__1", False),
+        ("c", "c", False),
+    ]
+
+
+def test_base_comes_from_the_json_beside_the_picture(tmp_path):
+    plain_folder(tmp_path, 3)
+    (tmp_path / "forged" / "0.json").write_text(json.dumps({"base": "original-5"}))
+    (tmp_path / "forged" / "1.json").write_text(json.dumps({"camera": "x"}))
+    bases = {p.id: p.base for p in find_pictures(tmp_path) if p.forged}
+    assert bases == {"0": "original-5", "1": "1", "2": "2"}
+
+
+@pytest.mark.parametrize("text", ["{", '{"base": 3}'])
+def test_bad_json_beside_a_picture_is_named(tmp_path, text):
+    plain_folder(tmp_path, 1)
+    (tmp_path / "forged" / "0.json").write_text(text)
+    with pytest.raises(InputError, match=r"0\.json"):
+        find_pictures(tmp_path)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        find_pictures(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no pictures"):
+        find_pictures(tmp_path)
+    (tmp_path / "train_images").mkdir()
+    with pytest.raises(InputError, match="neither authentic/ nor forged/"):
+        find_pictures(tmp_path)
+
+
+def test_forged_without_mask_mask_without_picture_and_double_ids(tmp_path):
+    root = plain_folder(tmp_path, 2)
+    (root / "masks" / "1.npy").rename(root / "masks" / "5.npy")
+    with pytest.raises(InputError, match=r"no mask in .*masks for .*forged/1\.png"):
+        find_pictures(root)
+    save(root / "masks" / "1.png", block(60, 90, 0, 0, 5, 255))
+    with pytest.raises(InputError, match=r"no picture in .*forged for .*masks/5\.npy"):
+        find_pictures(root)
+    (root / "masks" / "5.npy").unlink()
+    assert len(find_pictures(root)) == 4
+    save(root / "authentic" / "1.jpg", noise(4, 5))
+    with pytest.raises(InputError, match=r"1\.jpg and .*1\.png have the same id"):
+        find_pictures(root)
+
+
+def test_forged_pictures_and_masks_never_pass_for_authentic_ones(tmp_path):
+    root = plain_folder(tmp_path / "collection" / "set", 1)
+    with pytest.raises(InputError, match="set holds a data set"):
+        find_pictures(tmp_path / "collection")
+    for part in ("forged", "masks"):
+        with pytest.raises(InputError, match="give the folder above"):
+            find_pictures(root / part)
+
+
+# Splitting ------------------------------------------------------------------------------------------------------
+
+
+def made_up_pictures(count, forged_every=2):
+    authentic = [Picture(f"p{n}", Path(f"a/p{n}.png"), None, f"p{n}", False) for n in range(count)]
+    forged = [Picture(f"p{n}", Path(f"f/p{n}.png"), Path("m"), f"p{n}", True) for n in range(0, count, forged_every)]
+    return authentic + forged
+
+
+def test_split_shares_are_exact_within_both_kinds_and_ids_stay_together():
+    pictures = made_up_pictures(200)
+    split = split_pictures(pictures, data_settings(Path("x"), val_fraction=0.1, test_fraction=0.25))
+    for kind in (0, 1):  # even ids have a forged picture
+        names = [split[f"p{n}"] for n in range(200) if n % 2 == kind]
+        assert [names.count(name) for name in ("train", "val", "test")] == [65, 10, 25]
+    chosen = {name: select(pictures, split, name) for name in ("train", "val", "test")}
+    assert [len(chosen[name]) for name in ("train", "val", "test")] == [195, 30, 75]
+    assert not {p.base for p in chosen["train"]} & {p.base for p in chosen["val"] + chosen["test"]}
+
+
+def test_split_depends_on_names_and_seed_only():
+    pictures, config = made_up_pictures(60), data_settings(Path("x"))
+    split = split_pictures(pictures, config)
+    assert split_pictures(pictures[::-1], config) == split
+    assert split_pictures(pictures, data_settings(Path("y"))) == split
+    assert split_pictures(pictures, data_settings(Path("x"), split_seed=1)) != split
+
+
+def test_known_splits_are_kept_and_the_rest_fills_up():
+    pictures, config = made_up_pictures(40), data_settings(Path("x"), val_fraction=0.25, test_fraction=0.0)
+    known = {f"p{n}": "val" for n in range(0, 6, 2)} | {"p1": "test", "not-here": "train"}
+    split = split_pictures(pictures, config, known)
+    assert {base: split[base] for base in known if base in split} == {k: v for k, v in known.items() if k != "not-here"}
+    assert "not-here" not in split
+    assert sum(split[f"p{n}"] == "val" for n in range(0, 40, 2)) == 5  # three known, two new
+    assert sum(split[f"p{n}"] == "val" for n in range(1, 40, 2)) == 5
+
+
+def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_part():
+    pictures = [*made_up_pictures(3, 1), Picture("t", Path("t.png"), None, "t", None)]
+    split = split_pictures(pictures, data_settings(Path("x")))
+    assert sorted(split.values()) == ["test", "train", "val"] and "t" not in split
+    assert select(pictures, {**split, "t": "train"}, "train") == [p for p in pictures[:6] if split[p.base] == "train"]
+
+
+@pytest.mark.parametrize(
+    "changes, known, message",
+    [
+        ({"val_fraction": -0.1}, None, "--val-fraction -0.1"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, None, "--test-fraction 0.5"),
+        ({}, {"p0": "validation"}, "'validation'; allowed: train, val, test"),
+    ],
+)
+def test_bad_split_settings(changes, known, message):
+    with pytest.raises(InputError, match=message):
+        split_pictures(made_up_pictures(4), data_settings(Path("x"), **changes), known)
+
+
+# Reading pictures -----------------------------------------------------------------------------------------------
+
+
+def test_eight_bit_colour_grey_palette_and_bilevel(tmp_path):
+    colour = noise(7, 9)
+    assert (read_image(save(tmp_path / "c.png", colour)) == colour).all()
+    assert (read_image(save(tmp_path / "c.tif", colour)) == colour).all()
+    grey = colour[..., 0]
+    assert (read_image(save(tmp_path / "g.png", grey)) == np.repeat(grey[..., None], 3, 2)).all()
+    palette = Image.fromarray(grey % 2).convert("P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.save(tmp_path / "p.png")
+    assert (read_image(tmp_path / "p.png") == np.array([[10, 20, 30], [200, 100, 50]])[grey % 2]).all()
+    Image.fromarray((grey % 2).astype(bool)).save(tmp_path / "b.png")
+    assert (read_image(tmp_path / "b.png")[..., 1] == grey % 2 * 255).all()
+
+
+def test_transparent_parts_lie_over_white(tmp_path):
+    rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 128]]], np.uint8)
+    # 128 / 255 of the colour and 127 / 255 of white: 200 -> 227.4, 100 -> 177.2, 0 -> 127
+    expected = [[[200, 100, 0], [255, 255, 255], [227, 177, 127]]]
+    for suffix in ("png", "tif", "webp"):
+        Image.fromarray(rgba).save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+        result = read_image(tmp_path / f"a.{suffix}").astype(int)
+        assert np.abs(result - expected).max() <= 1, suffix
+    Image.fromarray(np.array([[[90, 255], [90, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
+    Image.fromarray(np.array([[[90, 255], [90, 0]]], np.uint8), "LA").save(tmp_path / "la.tif")
+    with pytest.raises(InputError, match=r"la\.tif.*save it as PNG"):
+        read_image(tmp_path / "la.tif")
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]),  # full range: divided by 257
+        (np.array([[0, 2048, 4095]], np.uint16), [0, 128, 255]),  # a 12-bit camera: divided by 4095 / 255
+        (np.array([[0, 100, 200]], np.uint16), [0, 100, 200]),  # eight bits in a 16-bit file stay what they are
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 2.0, 255.0]], np.float32), [0, 2, 255]),
+        (np.array([[-1.0, 0.0, 3.0]], np.float32), [0, 64, 255]),
+        (np.array([[np.nan, 0.25, np.inf]], np.float32), [0, 64, 0]),
+        (np.array([[7.0, 7.0]], np.float64), [7, 7]),
+        (np.array([[700.0, 700.0]], np.float64), [0, 0]),
+        (np.array([[-100, 0, 100]], np.int16), [0, 128, 255]),
+    ],
+)
+def test_depths_become_eight_bit(tmp_path, values, expected):
+    tifffile.imwrite(tmp_path / "x.tif", values)
+    assert read_image(tmp_path / "x.tif")[0, :, 0].tolist() == expected
+    colour = np.stack([values, values, values[:, ::-1]], -1)
+    tifffile.imwrite(tmp_path / "c.tif", colour, photometric="rgb")
+    read = read_image(tmp_path / "c.tif")
+    assert read[0, :, 0].tolist() == expected and read[0, :, 2].tolist() == expected[::-1]
+    if values.dtype == np.uint16:
+        cv2.imwrite(str(tmp_path / "x.png"), values)
+        assert read_image(tmp_path / "x.png")[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, suffix, orientation):
+    stored = np.zeros((32, 48, 3), np.uint8)
+    stored[:16, :16], stored[:16, 32:] = (255, 0, 0), (0, 0, 255)  # red top left, blue top right
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "tif":
+        tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(path, exif=exif, **({"quality": 95} if suffix != "png" else {}))
+    shown = read_image(path).astype(int)
+    # EXIF 2.3: where the stored first row and first column are in the picture as shown
+    red = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}[orientation]
+    blue = {1: "tr", 2: "tl", 3: "bl", 4: "br", 5: "bl", 6: "br", 7: "tr", 8: "tl"}[orientation]
+    assert shown.shape == ((32, 48, 3) if orientation <= 4 else (48, 32, 3))
+    corner = {"tl": (4, 4), "tr": (4, -5), "bl": (-5, 4), "br": (-5, -5)}
+    assert np.abs(shown[corner[red]] - (255, 0, 0)).max() < 30
+    assert np.abs(shown[corner[blue]] - (0, 0, 255)).max() < 30
+    mask = block(*shown.shape[:2], 0, 0, 8)  # the mask is of the picture as shown
+    picture = Picture("x", path, save_npy(tmp_path / "m.npy", mask), "x", True)
+    dataset.check_picture(picture, data_settings(tmp_path))
+    assert read_pair(picture, data_settings(tmp_path))[1].shape == (1, *shown.shape[:2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "jp2", "ppm"])
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.97])
+def test_a_cut_off_file_is_named_never_half_read(tmp_path, suffix, keep, capfd):
+    path = tmp_path / f"x.{suffix}"
+    cv2.imwrite(str(path), noise(90, 70))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(InputError, match=rf"cannot read .*x\.{suffix}") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+    assert "ERROR" not in capfd.readouterr().err
+
+
+def test_cut_off_jpeg_with_a_thumbnail_and_complete_ones_with_something_behind(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise(90, 70)).save(path)
+    data = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data  # an application segment holding a JPEG
+    path.write_bytes(data[:2] + thumbnail + data[2:-200])
+    with pytest.raises(InputError, match="cut off"):
+        read_image(path)
+    path.write_bytes(data[:2] + thumbnail + data[2:] + b"\0" * 50)
+    assert read_image(path).shape == (90, 70, 3)
+    png = save(tmp_path / "x.png", noise(9, 7))
+    png.write_bytes(png.read_bytes() + b"behind")
+    assert (read_image(png) == noise(9, 7)).all()
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    path = save(tmp_path / "x.png", noise(90, 70))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.png"):
+        read_image(path)
+    tiff = tmp_path / "x.tif"
+    Image.fromarray(noise(90, 70)).save(tiff, compression="tiff_lzw")
+    data = bytearray(tiff.read_bytes())
+    data[2000:2040] = b"\xff" * 40
+    tiff.write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.tif"):
+        read_image(tiff)
+    for name, content in {"a.png": b"hello", "b.jpg": b"\0" * 5000, "c.tif": b"II*\0" + b"\xff" * 40}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(InputError, match=r"none\.png: No such file"):
+        read_image(tmp_path / "none.png")
+    tifffile.imwrite(
+        tmp_path / "five.tif", np.zeros((6, 6, 5), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(InputError, match=r"five\.tif"):
+        read_image(tmp_path / "five.tif")
+
+
+def test_size_limit_is_told_by_the_header(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", np.zeros((1000, 1001), np.uint8))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(InputError, match=r"1001 x 1000 px, 1 megapixels; the limit is 1 \(--max-megapixels\)"):
+        read_image(path, 1.0)
+    # A header alone that claims 100,000 x 100,000 px (a decompression bomb)
+    bomb = bytearray(path.read_bytes())
+    bomb[16:24] = (100_000).to_bytes(4, "big") * 2
+    bomb[29:33] = dataset.zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    path.write_bytes(bomb)
+    with pytest.raises(InputError, match=r"100000 x 100000 px, 1e\+04 megapixels"):
+        read_image(path)
+
+
+# Reading masks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, one", [(np.uint8, 1), (np.uint8, 255), (bool, True), (np.int64, 1), (np.float32, 1)])
+def test_npy_masks(tmp_path, dtype, one):
+    masks = np.zeros((3, 6, 8), dtype)
+    masks[0, 1:3, 1:4] = one
+    masks[2, 4:, 5:] = one  # the second one is empty
+    read = read_masks(save_npy(tmp_path / "m.npy", masks), (6, 8))
+    assert read.dtype == bool and (read == (masks[[0, 2]] != 0)).all()
+    read = read_masks(save_npy(tmp_path / "m.npy", masks[0]), (6, 8))
+    assert (read == (masks[:1] != 0)).all()
+
+
+def test_empty_npy_masks(tmp_path):
+    assert read_masks(save_npy(tmp_path / "m.npy", np.zeros((0, 6, 8), np.uint8)), (6, 8)).shape == (0, 6, 8)
+    assert read_masks(save_npy(tmp_path / "m.npy", np.zeros((2, 6, 8), np.uint8)), (6, 8)).shape == (0, 6, 8)
+    fortran = np.asfortranarray(block(6, 8, 1, 2, 3))
+    assert (read_masks(save_npy(tmp_path / "m.npy", fortran), (6, 8))[0] == fortran).all()
+
+
+@pytest.mark.parametrize("value", [1, 100, 255])
+def test_mask_picture_with_one_value_is_one_instance(tmp_path, value):
+    mask = block(20, 30, 3, 4, 9, value)
+    for name in ("m.png", "m.bmp", "m.tif"):
+        assert (read_masks(save(tmp_path / name, mask), (20, 30)) == (mask != 0)).all()
+    rgb = np.repeat(mask[..., None], 3, 2)
+    assert (read_masks(save(tmp_path / "m.png", rgb), (20, 30)) == (mask != 0)).all()
+    opaque = np.dstack([rgb, np.full((20, 30), 255, np.uint8)])
+    assert (read_masks(save(tmp_path / "m.png", opaque), (20, 30)) == (mask != 0)).all()
+    Image.fromarray(mask != 0).save(tmp_path / "m.png")
+    assert (read_masks(tmp_path / "m.png", (20, 30)) == (mask != 0)).all()
+    assert read_masks(save(tmp_path / "m.png", mask * 0), (20, 30)).shape == (0, 20, 30)
+
+
+def test_label_maps(tmp_path):
+    labels = block(20, 30, 0, 0, 5) + block(20, 30, 10, 10, 4, 2) + block(20, 30, 15, 20, 3, 7)
+    expected = np.stack([labels == k for k in (1, 2, 7)])
+    assert (read_masks(save(tmp_path / "m.png", labels), (20, 30)) == expected).all()
+    assert (read_masks(save(tmp_path / "m.png", labels.astype(np.uint16)), (20, 30)) == expected).all()
+    palette = Image.fromarray(labels).convert("P")
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "p.png")
+    assert (read_masks(tmp_path / "p.png", (20, 30)) == expected).all()
+    many = np.repeat(np.arange(201, dtype=np.uint8), 4).reshape(6, 134)
+    assert read_masks(save(tmp_path / "m.png", many), (6, 134)).shape[0] == 200
+
+
+def test_soft_black_and_white_is_cut_at_half(tmp_path):
+    sharp = block(60, 80, 20, 20, 30, 255)
+    soft = cv2.GaussianBlur(sharp, (3, 3), 0)
+    assert len(np.unique(soft)) > 2
+    assert (read_masks(save(tmp_path / "m.png", soft), (60, 80)) == (soft > 127)).all()
+    Image.fromarray(sharp).save(tmp_path / "m.jpg", quality=75)
+    read = read_masks(tmp_path / "m.jpg", (60, 80))
+    assert (read[0] == (sharp != 0)).all() and len(read) == 1
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (np.repeat(np.array([0, 85, 170, 255], np.uint8), 30).reshape(1, -1).repeat(20, 0), "neither black and white"),
+        (np.repeat(np.array([0, 90, 200], np.uint8), 30).reshape(1, -1).repeat(20, 0), "neither black and white"),
+        (np.dstack([block(20, 30, 1, 1, 5, 255)] * 2 + [block(20, 30, 1, 1, 6, 255)]), "coloured"),
+        (np.dstack([block(20, 30, 1, 1, 5, 255)] * 4), "transparent"),
+    ],
+)
+def test_ambiguous_mask_pictures_are_refused(tmp_path, values, message):
+    with pytest.raises(InputError, match=message):
+        read_masks(save(tmp_path / "m.png", values), values.shape[:2])
+
+
+def test_bad_masks(tmp_path):
+    path = tmp_path / "m.npy"
+    for array, message in [
+        (np.zeros((2, 6, 9), np.uint8), r"\(2, 6, 9\), its picture is 6 rows x 8 columns"),
+        (np.zeros((6, 8, 2), np.uint8), r"\(6, 8, 2\)"),
+        (np.zeros((1, 2, 6, 8), np.uint8), r"\(1, 2, 6, 8\)"),
+        (np.full((1, 6, 8), 2, np.uint8), "0 and 1"),
+        (np.full((6, 8), 0.5) * np.eye(6, 8) + np.eye(6, 8, 1), "whole numbers"),
+        (np.full((6, 8), np.nan), "whole numbers"),
+        (np.full((6, 8), "a"), "holds <U1"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_masks(save_npy(path, array), (6, 8))
+    save_npy(path, np.zeros((2, 6, 8), np.uint8))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match=r"m\.npy: the file is cut off"):
+        read_masks(path, (6, 8))
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"m\.npy"):
+        read_masks(path, (6, 8))
+    with pytest.raises(InputError, match=r"(3, 4).*6 rows x 8 columns"):
+        read_masks(save(tmp_path / "m.png", np.zeros((3, 4), np.uint8)), (6, 8))
+
+
+class Trap:
+    def __reduce__(self):
+        return Path.touch, (Path(os.environ["DATASET_TRAP"]),)
+
+
+def test_pickled_npy_is_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASET_TRAP", str(tmp_path / "sprung"))
+    path = tmp_path / "m.npy"
+    np.save(path, np.array([Trap()], object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"m\.npy: it holds pickled objects.*never loaded"):
+        read_masks(path, (6, 8))
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(InputError, match=r"m\.npy: it is a pickle.*never loaded"):
+        read_masks(path, (6, 8))
+    assert not (tmp_path / "sprung").exists()
+
+
+# Unreadable pictures --------------------------------------------------------------------------------------------
+
+
+def damage(path):
+    """Damage that only decoding shows: the header and the end stay."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_readable_pictures_stops_or_names_and_counts(tmp_path):
+    root = plain_folder(tmp_path, 4)
+    (root / "forged" / "1.png").write_bytes((root / "forged" / "1.png").read_bytes()[:-300])
+    save_npy(root / "masks" / "2.npy", np.zeros((1, 90, 60), np.uint8))
+    pictures = find_pictures(root)
+    with pytest.raises(InputError, match=r"forged/1\.png.*cut off.*--skip-unreadable"):
+        readable_pictures(pictures, data_settings(root))
+    good, bad = readable_pictures(pictures, data_settings(root, skip_unreadable=True))
+    assert [p.image for p in good] == [
+        p.image for p in pictures if p.image.name not in ("1.png", "2.png") or not p.forged
+    ]
+    assert len(bad) == 2 and "forged/1.png" in bad[0] and "masks/2.npy" in bad[1]
+    for path in (root / "authentic").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the 4 pictures can be read"):
+        readable_pictures([p for p in pictures if not p.forged], data_settings(root, skip_unreadable=True))
+
+
+def test_read_all_skips_what_only_decoding_shows(tmp_path):
+    root = plain_folder(tmp_path, 3)
+    damage(root / "forged" / "1.png")
+    config, pictures = data_settings(root, skip_unreadable=True), find_pictures(root)
+    assert len(readable_pictures(pictures, config)[0]) == 6
+    skipped = []
+    read = list(read_all(pictures, config, skipped))
+    assert [(p.id, p.forged) for p, _, _ in read] == [
+        ("0", False),
+        ("0", True),
+        ("1", False),
+        ("2", False),
+        ("2", True),
+    ]
+    assert (read[1][1] == noise(60, 90, 0)).all() and (read[1][2][0] == block(60, 90, 0, 30, 30)).all()
+    assert read[0][2].shape == (0, 60, 90)
+    assert len(skipped) == 1 and "forged/1.png" in skipped[0]
+    with pytest.raises(InputError, match=r"forged/1\.png"):
+        list(read_all(pictures, data_settings(root), []))
+
+
+# Letterbox and grid ---------------------------------------------------------------------------------------------
+
+
+def test_letterbox_of_worked_sizes():
+    box = Letterbox.fit((85, 517), 462)  # 85 * 462 / 517 = 75.96 -> 76 px = 5.43 cells: the sixth is not half full
+    assert (box.content_height, box.content_width) == (76, 462)
+    assert box.valid.shape == (33, 33) and box.valid[:5].all() and not box.valid[5:].any()
+    box = Letterbox.fit((3000, 2000), 462)  # 308 px = 22 cells
+    assert (box.content_height, box.content_width) == (462, 308)
+    assert box.valid[:, :22].all() and not box.valid[:, 22:].any()
+    box = Letterbox.fit((7, 14), 28)  # 14 px of 28
+    assert box.valid.tolist() == [[True, True], [False, False]]
+    box = Letterbox.fit((21, 28), 28)  # 21 px: the second row is exactly half full and counts
+    assert box.valid.all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 900), (85, 517), (40, 3200), (462, 462), (13, 9)])
+def test_every_picture_has_cells_and_every_pixel_lies_in_one(shape):
+    image, box = letterbox(noise(*shape), 462)
+    assert image.shape == (462, 462, 3) and image.dtype == np.uint8
+    assert (image[box.content_height :] == dataset.PADDING).all()
+    assert (image[:, box.content_width :] == dataset.PADDING).all()
+    assert box.valid.any()
+    rows, columns = box.rows(), box.columns()
+    assert (len(rows), len(columns)) == shape and (np.diff(rows) >= 0).all() and (np.diff(columns) >= 0).all()
+    assert box.valid[rows[:, None], columns].all()
+
+
+def test_letterbox_keeps_the_picture():
+    image = noise(924, 462)
+    small, box = letterbox(image, 462)
+    assert (box.content_height, box.content_width) == (462, 231)
+    mean = image.reshape(462, 2, 231, 2, 3).mean((1, 3))  # halved: the mean of 2 x 2 pixels
+    assert np.abs(small[:, :231] - mean).max() <= 1
+    same, _ = letterbox(image[:462], 462)
+    assert (same == image[:462]).all()
+    flat, _ = letterbox(np.full((3, 3, 3), 77, np.uint8), 28)
+    assert (flat == 77).all()
+
+
+@pytest.mark.parametrize("size", [0, -14, 461, 463])
+def test_size_must_be_a_multiple_of_the_patch(size):
+    with pytest.raises(InputError, match=f"image size {size} is not a positive multiple of 14"):
+        letterbox(noise(5, 5), size)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 5])
+def test_cell_aligned_masks_come_back_exactly(scale):
+    cells = np.zeros((33, 22), int)
+    cells[2:5, 3:9], cells[30:, 20:], cells[0, 0] = 1, 2, 3
+    full = cells.repeat(14 * scale, 0).repeat(14 * scale, 1)  # 3 px of picture per cell pixel and so on
+    box = Letterbox.fit(full.shape, 462)
+    labels = grid_labels(letterbox_masks(np.stack([full == k for k in (1, 2, 3)]), box), box.valid)
+    assert (labels[:, :22] == cells).all() and (labels[:, 22:] == -1).all()
+    assert (labels[box.rows()[:, None], box.columns()] == full).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([14, 28, 112, 462]))
+def test_pixels_belong_to_the_cell_that_covers_their_centre(height, width, size):
+    box = Letterbox.fit((height, width), size)
+    cells = max(1, int(box.content_height / 14 + 0.5))  # a cell counts from half on
+    for pixel in {0, height // 3, height - 1}:
+        centre = (pixel + 0.5) / height * box.content_height
+        assert box.rows()[pixel] == min(int(centre // 14), cells - 1)
+    assert box.valid.sum() == cells * max(1, int(box.content_width / 14 + 0.5))
+
+
+def coverage_of(*rectangles, size=56):
+    layers = np.zeros((len(rectangles), size, size), np.uint8)
+    for layer, (top, left, height, width) in zip(layers, rectangles, strict=True):
+        layer[top : top + height, left : left + width] = 255
+    return layers
+
+
+ALL = np.ones((4, 4), bool)
+
+
+def test_grid_labels_by_covered_area():
+    assert (grid_labels(np.zeros((0, 56, 56), np.uint8), ALL) == 0).all()
+    # 7 of 14 columns of a cell are enough, 6 are not; of two, the larger share wins
+    labels = grid_labels(coverage_of((0, 0, 14, 21), (14, 0, 14, 20)), ALL)
+    assert labels.dtype == np.int64
+    assert labels[:2].tolist() == [[1, 1, 0, 0], [2, 0, 0, 0]]
+    labels = grid_labels(coverage_of((0, 0, 14, 23), (14, 0, 14, 20), (28, 0, 28, 56)), ALL)
+    assert labels.tolist() == [[1, 1, 0, 0], [2, 0, 0, 0], [3, 3, 3, 3], [3, 3, 3, 3]]
+    labels = grid_labels(coverage_of((0, 0, 14, 22), (0, 20, 14, 36)), ALL)
+    assert labels[0].tolist() == [1, 1, 2, 2]  # 8 px of the second cell against 8 px: the first of equals
+    labels = grid_labels(coverage_of((0, 0, 14, 22), (0, 19, 14, 37)), ALL)
+    assert labels[0].tolist() == [1, 2, 2, 2]  # 8 against 9
+    assert (
+        grid_labels(coverage_of((0, 0, 14, 23)) / 255.0, ALL) == grid_labels(coverage_of((0, 0, 14, 23)), ALL)
+    ).all()
+
+
+def test_padding_is_never_labelled():
+    valid = ALL.copy()
+    valid[2:] = False
+    labels = grid_labels(coverage_of((0, 0, 56, 56)), valid)
+    assert labels.tolist() == [[1] * 4, [1] * 4, [-1] * 4, [-1] * 4]
+
+
+def test_tiny_instances_get_their_best_cell():
+    # 5 x 5 px across four cells; most of it (4 x 3 px) in row 0, column 1
+    labels = grid_labels(coverage_of((10, 13, 5, 4)), ALL)
+    assert labels.tolist() == [[0, 1, 0, 0], [0] * 4, [0] * 4, [0] * 4]
+    # a line of 2 px along a whole row covers 1/7 of each cell: one of them is taken
+    labels = grid_labels(coverage_of((30, 0, 2, 56)), ALL)
+    assert (labels == 1).sum() == 1 and (labels[2] == 1).any()
+
+
+def test_tiny_instances_that_want_the_same_cell():
+    # Both lie mostly in cell (0, 0); the second one's next best is (0, 1).
+    labels = grid_labels(coverage_of((0, 0, 6, 6), (8, 10, 4, 6)), ALL)
+    assert labels[0].tolist() == [1, 2, 0, 0] and (labels[1:] == 0).all()
+    # The better covered one is served first, whatever its number.
+    labels = grid_labels(coverage_of((8, 10, 4, 6), (0, 0, 6, 6)), ALL)
+    assert labels[0].tolist() == [2, 1, 0, 0]
+    # A tiny one on top of a large one takes a cell of it, but never its last.
+    labels = grid_labels(coverage_of((0, 0, 14, 28), (4, 4, 4, 4)), ALL)
+    assert labels[0].tolist() == [2, 1, 0, 0]
+    labels = grid_labels(coverage_of((0, 0, 14, 14), (4, 4, 4, 4)), ALL)
+    assert labels[0].tolist() == [1, 0, 0, 0] and (labels != 2).all()
+
+
+def test_an_instance_in_padding_takes_the_nearest_cell_that_counts():
+    valid = np.array([[True] * 4] * 2 + [[False] * 4] * 2)
+    labels = grid_labels(coverage_of((29, 30, 4, 4)), valid)  # in the third row, third column
+    assert (labels[1, 1:4] == 1).sum() == 1 and (labels == 1).sum() == 1
+
+
+def test_many_tiny_instances_all_get_a_cell():
+    corners = [(14 * r + 3, 14 * c + 3, 5, 5) for r in range(4) for c in range(4)]
+    labels = grid_labels(coverage_of(*corners), ALL)
+    assert labels.reshape(-1).tolist() == list(range(1, 17))
+
+
+def test_valid_cells_of_a_turned_picture():
+    content = np.zeros((56, 56), np.uint8)
+    cv2.fillConvexPoly(content, np.array([[28, -5], [60, 28], [28, 60], [-5, 28]]), 255)  # a square on its corner
+    corner, side = False, True
+    assert valid_cells(content).tolist() == [
+        [corner, side, side, corner],
+        [side, side, side, side],
+        [side, side, side, side],
+        [corner, side, side, corner],
+    ]
+
+
+# Cache ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forged(tmp_path):
+    """A forged picture of 60 x 90 px with two instances."""
+    image = save(tmp_path / "p.png", noise(60, 90))
+    masks = np.stack([block(60, 90, 0, 0, 20), block(60, 90, 30, 40, 25)])
+    return Picture("p", image, save_npy(tmp_path / "p.npy", masks), "p", True)
+
+
+def same(a, b):
+    return (
+        (a.image.shape == b.image.shape and (a.image == b.image).all())
+        and (a.coverage.shape == b.coverage.shape and (a.coverage == b.coverage).all())
+        and (a.height, a.width) == (b.height, b.width)
+    )
+
+
+def test_cache_gives_what_decoding_gives(tmp_path, forged, monkeypatch):
+    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
+    fresh = read_content(forged, 112, config)
+    assert fresh.image.shape == (75, 112, 3) and fresh.coverage.shape == (2, 75, 112)
+    assert (fresh.height, fresh.width) == (60, 90)
+    assert cache.load(forged) is None
+    assert same(read_content(forged, 112, config, cache), fresh)
+    monkeypatch.setattr(dataset, "read_image", lambda *_: pytest.fail("decoded again"))
+    assert same(read_content(forged, 112, config, cache), fresh)
+    other_size = ContentCache(tmp_path / "cache", 1, 56)
+    assert other_size.load(forged) is None
+    assert same(ContentCache(tmp_path / "cache", 1, 112).load(forged), fresh)  # another process, later
+
+
+@pytest.mark.parametrize("which", ["image", "mask", "mask with the same size"])
+def test_a_changed_file_is_read_again(tmp_path, forged, which):
+    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
+    before = read_content(forged, 112, config, cache)
+    if which == "image":
+        save(forged.image, noise(60, 90, 1))
+    else:
+        count = 1 if which == "mask" else 2
+        save_npy(forged.mask, np.stack([block(60, 90, 10, 10, 40)] * count))
+    os.utime(forged.image if which == "image" else forged.mask, ns=(1, 1))
+    after = read_content(forged, 112, config, cache)
+    assert not same(before, after) and same(after, read_content(forged, 112, config))
+    assert len(list((tmp_path / "cache").glob("*.picture"))) == 1  # the old one has been replaced
+
+
+@pytest.mark.parametrize("fault", ["cut", "empty", "flipped", "zeros", "foreign"])
+def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
+    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
+    fresh = read_content(forged, 112, config, cache)
+    (path,) = (tmp_path / "cache").glob("*.picture")
+    data = bytearray(path.read_bytes())
+    damaged = {
+        "cut": data[:-7],
+        "empty": b"",
+        "flipped": data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
+        "zeros": data[:4000] + bytes(len(data) - 4000),  # a file whose end was not yet on the disk at a power cut
+        "foreign": b"[1, 2]\n" + data,
+    }
+    path.write_bytes(damaged[fault])
+    assert cache.load(forged) is None
+    assert same(read_content(forged, 112, config, cache), fresh)
+    assert path.read_bytes() == data
+
+
+def test_cache_keeps_to_its_limit(tmp_path):
+    root = plain_folder(tmp_path / "data", 6)
+    pictures, config = find_pictures(root), data_settings(root)
+    one = 75 * 112 * 3  # bytes of an authentic picture, header not counted
+    cache = ContentCache(tmp_path / "cache", 4 * (one + 9000) / 1e9, 112)
+    contents = [read_content(picture, 112, config, cache) for picture in pictures]
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.picture"))
+    assert one < size <= 4 * (one + 9000)
+    kept = [cache.load(picture) for picture in pictures]
+    assert 1 < sum(content is not None for content in kept) < 12
+    for picture, content in zip(pictures, contents, strict=True):
+        assert same(read_content(picture, 112, config, cache), content)
+    assert int((tmp_path / "cache" / "total").read_text()) == size
+
+
+def hammer(cache_folder, root, seed, answers):
+    config, pictures = data_settings(root), find_pictures(root)
+    cache = ContentCache(cache_folder, 200_000 / 1e9, 112)
+    order = np.random.default_rng(seed).integers(0, len(pictures), 60)
+    wrong = sum(
+        not same(read_content(pictures[i], 112, config, cache), read_content(pictures[i], 112, config)) for i in order
+    )
+    answers.put(wrong)
+
+
+def test_cache_shared_by_processes(tmp_path):
+    root = plain_folder(tmp_path / "data", 4)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [context.Process(target=hammer, args=(tmp_path / "cache", root, n, answers)) for n in range(4)]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=60) for _ in processes] == [0] * 4
+    for process in processes:
+        process.join()
+    files = list((tmp_path / "cache").glob("*.picture"))
+    assert 0 < sum(path.stat().st_size for path in files) <= 200_000
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([p.name for p in files] + ["total"])
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, forged, monkeypatch):
+    cache = ContentCache(tmp_path / "cache", 1, 112)
+
+    def full(path, write):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset, "write_whole", full)
+    with pytest.raises(InputError, match=r"cannot write to the cache .*No space left.*--cache-gb"):
+        read_content(forged, 112, data_settings(tmp_path), cache)
+
+
+# Samples --------------------------------------------------------------------------------------------------------
+
+
+def make_dataset(root, size=112, seed=0, **loader):
+    config = data_settings(root)
+    return ForgeryDataset(find_pictures(root), size, config, LoaderSettings(**loader), SynthesisSettings(), seed)
+
+
+def test_sample_without_augmentation(tmp_path):
+    root = plain_folder(tmp_path, 2, (56, 112))
+    samples = make_dataset(root, augment=False)
+    assert len(samples) == 4
+    sample = samples[1]  # forged 0: a block of 30 px at row 0, column 30
+    assert sample["id"] == "0" and sample["image"].dtype == np.uint8 and sample["labels"].dtype == np.int64
+    assert (sample["image"][:56] == noise(56, 112)).all() and (sample["image"][56:] == dataset.PADDING).all()
+    expected = np.zeros((8, 8), int)
+    expected[:2, 2:4], expected[4:] = 1, -1  # columns 30 to 59: 12 and 14 px of cells 2 and 3, 4 of cell 4; rows 0, 1
+    assert (sample["labels"] == expected).all()
+    assert (samples[0]["labels"][:4] == 0).all()
+
+
+def test_masks_follow_the_geometry(tmp_path):
+    """The forged region alone is bright: wherever a cell is labelled, its pixels must be bright, and only there."""
+    image = np.full((60, 100, 3), 20, np.uint8)
+    image[8:38, 50:90] = 235
+    save(tmp_path / "forged" / "x.png", image)
+    save_npy(tmp_path / "masks" / "x.npy", (image[None, ..., 0] > 128).astype(np.uint8))
+    samples = make_dataset(tmp_path, 224)
+    shapes, turned = set(), 0
+    for epoch in range(60):
+        sample = samples[epoch, 0]
+        cells = sample["image"].reshape(16, 14, 16, 14, 3).mean((1, 3, 4))
+        labels, padding = sample["labels"], np.abs(cells - np.mean(dataset.PADDING)) < 2
+        assert (cells[labels == 1] > 85).all() and (cells[labels == 0] < 150).all()
+        assert padding[labels == -1].mean() > 0.5  # the others are the edge, less than half full
+        assert 0.7 < (labels == 1).sum() / (labels >= 0).sum() / (30 * 40 / 6000) < 1.4
+        top, left = np.argwhere(labels >= 0).min(0), np.argwhere(labels >= 0).max(0)
+        shapes.add(tuple(left - top + 1))
+        turned += len(np.unique((labels >= 0).sum(1))) > 2
+        inside = cells[labels >= 0]
+        assert inside.max() > 110 and inside.min() < 100
+    assert (10, 16) in shapes and (16, 10) in shapes and 5 < turned < 30
+
+
+def test_flips_and_turns_are_drawn_apart(tmp_path):
+    """Albumentations seeds every transform alike when asked by `set_random_seed`: all would be applied or none."""
+    image = np.full((112, 112, 3), 20, np.uint8)
+    image[:28, :56] = 235
+    save(tmp_path / "forged" / "x.png", image)
+    save_npy(tmp_path / "masks" / "x.npy", (image[None, ..., 0] > 128).astype(np.uint8))
+    samples = make_dataset(tmp_path)
+    seen = {samples[epoch, 0]["labels"].tobytes() for epoch in range(150)}
+    upright = (image[::14, ::14, 0] > 128).astype(np.int64)
+    for turn in range(4):
+        for flip in (upright, upright[:, ::-1]):
+            assert np.ascontiguousarray(np.rot90(flip, turn)).tobytes() in seen
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(tmp_path):
+    root = plain_folder(tmp_path / "data", 3)
+    loader = {"synthesis_probability": 0.5}
+    samples, again = make_dataset(root, **loader), make_dataset(root, cache=tmp_path / "cache", **loader)
+    first = {(e, i): samples[e, i] for e in range(2) for i in range(6)}
+    for (epoch, index), sample in reversed(first.items()):  # another order, and with a cache
+        for _ in range(2):
+            other = again[epoch, index]
+            assert (other["image"] == sample["image"]).all() and (other["labels"] == sample["labels"]).all()
+    assert len({sample["image"].tobytes() for sample in first.values()}) == 12
+    assert (samples[0]["image"] == samples[0, 0]["image"]).all()
+    other_seed = make_dataset(root, seed=1, **loader)
+    assert any((other_seed[0, i]["image"] != samples[0, i]["image"]).any() for i in range(6))
+
+
+def test_authentic_pictures_become_forgeries_with_the_given_share(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.png", noise(160, 200, number))
+    for probability, low, high in [(0.0, 0, 0), (0.5, 18, 42), (1.0, 55, 60)]:
+        samples = make_dataset(tmp_path, 224, synthesis_probability=probability)
+        forged = sum(samples[epoch, index]["labels"].max() > 0 for epoch in range(20) for index in range(3))
+        assert low <= forged <= high, (probability, forged)
+
+
+def test_pictures_too_small_for_a_copy_stay_authentic(tmp_path):
+    save(tmp_path / "a.png", noise(2, 300))
+    sample = make_dataset(tmp_path, 112, synthesis_probability=1.0)[0]
+    assert sample["labels"].max() == 0 and (sample["labels"] == 0).any()
+
+
+def test_unreadable_pictures_stop_or_are_replaced(tmp_path):
+    root = plain_folder(tmp_path, 2)
+    damage(root / "forged" / "0.png")
+    pictures, loader = find_pictures(root), LoaderSettings(augment=False)
+    with pytest.raises(InputError, match=r"forged/0\.png"):
+        ForgeryDataset(pictures, 112, data_settings(root), loader, SynthesisSettings())[1]
+    config = data_settings(root, skip_unreadable=True)
+    samples = ForgeryDataset(pictures, 112, config, loader, SynthesisSettings())
+    replaced = samples[1]
+    assert (replaced["image"] == samples[2]["image"]).all() and replaced["id"] == "1"
+    assert len(replaced["skipped"]) == 1 and "forged/0.png" in replaced["skipped"][0]
+    assert samples[0]["skipped"] == []
+    only = ForgeryDataset([pictures[1]], 112, config, loader, SynthesisSettings())
+    with pytest.raises(InputError, match="none of the 1 training pictures"):
+        only[0]
+
+
+def test_bad_dataset_settings(tmp_path):
+    root = plain_folder(tmp_path, 1)
+    with pytest.raises(InputError, match="multiple of 14"):
+        make_dataset(root, 100)
+    with pytest.raises(InputError, match=r"--synthesis-probability 1\.5"):
+        make_dataset(root, synthesis_probability=1.5)
+    with pytest.raises(InputError, match="no pictures to train on"):
+        ForgeryDataset([], 112, data_settings(root), LoaderSettings(), SynthesisSettings())
+
+
+# Order ----------------------------------------------------------------------------------------------------------
+
+
+def steps_of(sampler):
+    """Batches of (epoch, index) grouped by optimiser step."""
+    batches = iter(sampler)
+    grouped = [[next(batches) for _ in sampler.step_sizes(step)] for step in range(sampler.start_step, sampler.steps)]
+    assert next(batches, None) is None
+    return grouped
+
+
+def indices(step):
+    return [index for batch in step for _, index in batch]
+
+
+def indices_of(steps):
+    return [index for step in steps for index in indices(step)]
+
+
+def test_an_epoch_has_every_picture_once_in_a_new_order():
+    sampler = StepSampler(53, batch_size=4, accumulation=2, seed=3)
+    first = steps_of(sampler)
+    assert sampler.steps == 7 and len(sampler) == 14  # 6 steps of 8 pictures and one of 5: batches of 4 and 1
+    assert [[len(batch) for batch in step] for step in first] == [[4, 4]] * 6 + [[4, 1]]
+    assert sampler.step_sizes(6) == [4, 1]
+    assert sorted(indices_of(first)) == list(range(53))
+    sampler.set_epoch(1)
+    second = steps_of(sampler)
+    assert {epoch for step in second for batch in step for epoch, _ in batch} == {1}
+    assert sorted(indices_of(second)) == list(range(53))
+    assert indices_of(first) != indices_of(second)
+    assert indices_of(first) != indices_of(steps_of(StepSampler(53, 4, accumulation=2, seed=4)))
+
+
+@pytest.mark.parametrize("length", [48, 53, 50, 5, 1])
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_steps_do_not_depend_on_the_number_of_ranks(length, world):
+    alone = steps_of(StepSampler(length, batch_size=12, accumulation=2))
+    ranks = [StepSampler(length, 12 // world, rank, world, accumulation=2) for rank in range(world)]
+    shared = [steps_of(sampler) for sampler in ranks]
+    assert len({len(sampler) for sampler in ranks}) == 1
+    for number, step in enumerate(alone):
+        parts = [indices(rank[number]) for rank in shared]
+        assert len({tuple(map(len, rank[number])) for rank in shared}) == 1
+        together = sorted(index for part in parts for index in part)
+        if number < len(alone) - 1:
+            assert together == sorted(indices(step))
+        else:  # filled up so that all ranks have the same number
+            assert set(indices(step)) <= set(together) and len(together) - len(step_pictures := indices(step)) < world
+            assert len(together) == -(-len(step_pictures) // world) * world
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 7])
+def test_resume_goes_on_where_the_epoch_stopped(start):
+    whole = StepSampler(53, 4, accumulation=2, seed=3, epoch=5)
+    resumed = StepSampler(53, 4, accumulation=2, seed=3, epoch=5, start_step=start)
+    assert steps_of(resumed) == steps_of(whole)[start:]
+    assert len(resumed) == len(list(resumed))
+
+
+def test_bad_sampler_settings():
+    for arguments in ((0, 4), (5, 0), (5, 4, 2, 2), (5, 4, 0, 1, 0)):
+        with pytest.raises(InputError, match="at least 1"):
+            StepSampler(*arguments)
+    with pytest.raises(InputError, match="start step 3 is not within 0 to 2"):
+        StepSampler(5, 4, start_step=3)
+
+
+# Loading --------------------------------------------------------------------------------------------------------
+
+
+def load(root, workers, epochs=(0, 1), start=0, **arguments):
+    """Batches of some epochs as one list."""
+    loader = make_loader(
+        find_pictures(root),
+        112,
+        data_settings(root),
+        LoaderSettings(workers=workers, synthesis_probability=0.5),
+        SynthesisSettings(),
+        batch_size=3,
+        **arguments,
+    )
+    batches = []
+    try:
+        for epoch in epochs:
+            loader.sampler.set_epoch(epoch, start)
+            assert len(loader) == len(loader.sampler)
+            batches += list(loader)
+    finally:
+        loader.close()
+    return batches
+
+
+def equal(first, second):
+    return len(first) == len(second) and all(
+        (a["image"] == b["image"]).all() and (a["labels"] == b["labels"]).all() and a["ids"] == b["ids"]
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
+def test_batches_are_the_same_for_any_number_of_workers_and_after_a_resume(tmp_path):
+    import torch
+
+    root = plain_folder(tmp_path, 5)
+    expected = load(root, 0)
+    assert len(expected) == 8  # ten pictures: 3, 3, 3, 1, twice
+    for batch, size in zip(expected, [3, 3, 3, 1] * 2, strict=True):
+        assert batch["image"].shape == (size, 112, 112, 3) and batch["image"].dtype == torch.uint8
+        assert batch["labels"].shape == (size, 8, 8) and batch["labels"].dtype == torch.int64
+        assert isinstance(batch["num_labels"], int) and batch["num_labels"] == batch["labels"].max().item() + 1
+        assert len(batch["ids"]) == size and "skipped" not in batch
+    assert not equal(expected[:4], expected[4:])
+    torch.manual_seed(7)  # the global generator has no part in it, and is left alone
+    state = torch.get_rng_state()
+    for workers in (2, 3):
+        assert equal(load(root, workers), expected)
+    assert (torch.get_rng_state() == state).all()
+    assert equal(load(root, 2, epochs=[1], start=2), expected[6:])
+
+
+def test_bad_pictures_in_workers_are_one_line_or_skipped(tmp_path, capsys):
+    root = plain_folder(tmp_path, 3)
+    damage(root / "forged" / "1.png")
+    for workers in (0, 2):
+        with pytest.raises(InputError, match=r"forged/1\.png") as caught:
+            load(root, workers)
+        assert "\n" not in str(caught.value) and type(caught.value) is InputError
+    loader = make_loader(
+        find_pictures(root),
+        112,
+        data_settings(root, skip_unreadable=True),
+        LoaderSettings(workers=2),
+        SynthesisSettings(),
+        batch_size=2,
+    )
+    assert sum(len(batch["ids"]) for _ in range(2) for batch in loader) == 12
+    loader.close()
+    assert len(loader.skipped) == 1
+    assert capsys.readouterr().err.count("forged/1.png") == 1
+
+
+def test_signals_to_the_whole_job_leave_the_workers_to_the_main_process(tmp_path):
+    root = plain_folder(tmp_path, 4)
+    loader = make_loader(
+        find_pictures(root), 112, data_settings(root), LoaderSettings(workers=1), SynthesisSettings(), batch_size=1
+    )
+    batches = iter(loader)
+    next(batches)
+    (child,) = multiprocessing.active_children()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        os.kill(child.pid, kind)
+    assert len(list(batches)) == 7
+    loader.close()
+    child.join(10)
+    assert child.exitcode == 0
+
+
+def test_a_program_ends_although_it_leaves_its_workers_open(tmp_path):
+    root = plain_folder(tmp_path, 2)
+    program = f"""
+from pathlib import Path
+from config import *
+from dataset import *
+root = Path({str(root)!r})
+loader = make_loader(find_pictures(root), 112, DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings(),
+                     batch_size=1)
+next(iter(loader))
+print("read")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
+
+
+def test_importing_needs_neither_torch_nor_albumentations():
+    program = "import dataset, sys; print(sorted({'torch', 'albumentations', 'tifffile', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
