@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -144,6 +145,27 @@ class ClusteringSettings:
     max_instances: int = 5  # most instances in one picture, the best first
 
 
+MatchingKind = Literal["exact", "keypoints", "objects", "dense"]
+
+
+@dataclass(frozen=True)
+class MatchingSettings:
+    """The search for copies on the pixels."""
+
+    max_false_alarms: float = 0.01  # share of authentic pictures in which something may be found by mistake, 0.001 to 1; smaller asks for more evidence
+    seconds_per_image: float = (
+        30.0  # time budget for one picture in seconds; the best found by then is returned and said so
+    )
+    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(
+        MatchingKind
+    )  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
+    max_keypoints: int = 12000  # most keypoints per picture, the strongest first
+    match_ratio: float = (
+        0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
+    )
+    max_verified: int = 120  # most candidates per search that are aligned over their whole region
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Train the head (and the last blocks of the backbone, if asked for)."""
@@ -200,12 +222,16 @@ class PredictSettings:
     """Find forgeries in pictures and show the evidence."""
 
     paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
-    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
+    out: (
+        Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
+    )
     checkpoint: Path | None = None  # best.pt of a run; the weights that ship when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     evidence_only: bool = False  # look for pixel evidence alone: no model, no torch
     resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
-    workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
+    workers: int | None = (
+        None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
+    )
     picture_seconds: float = 900.0  # a picture that takes longer is given up and recorded, in seconds; 0: no limit
     max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
 
@@ -239,8 +265,7 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     """
     name = Path(sys.argv[0]).name
     try:
-        description = sys.modules["__main__"].__doc__
-        sys.exit(main(parse(cls, description=description)) or 0)
+        sys.exit(main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0)
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -255,6 +280,16 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
         sys.exit(130)
     print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _unwrapped(doc: str) -> str:
+    """A script's docstring so that tyro, which fills paragraphs, keeps its tables of commands line by line."""
+    paragraphs = []
+    for paragraph in doc.strip().split("\n\n"):
+        table = any(line.startswith("    ") or "  " in line for line in paragraph.splitlines())
+        joined = re.sub(r"\n {8,}", " ", paragraph) if table else paragraph  # a command's second line
+        paragraphs.append(joined.replace("\n", "\n\n") if table else joined)
+    return "\n\n".join(paragraphs)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
