@@ -40,6 +40,7 @@ GRIDS = ((1, 2), (1, 3), (2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4))  # rows
 GRID_WEIGHTS = (1, 1, 2, 3, 3, 3, 3, 2)
 
 MIN_STRUCTURE = 6.0  # least standard deviation of the smoothed grey values of a content, of 255
+MIN_TEXTURED = 0.25  # least share of a content where its grey values change by over 1.5 a pixel
 MIN_DIFFERENCE = 4.0  # least mean change that a paste makes to the pixels it covers, of 255
 MIN_VISIBLE = 0.6  # least visible share of every source and copy in the end
 PAD = 6  # context around a paste in pixels, which Poisson blending needs
@@ -88,12 +89,28 @@ class _Picture:
     boxes: list[tuple[int, int, int, int]]  # x, y, width, height of the panels; the whole picture when not composed
     smallest: int  # limits of a region's side in pixels of this picture, before any resize
     largest: float
-    sizes: list[int] = field(default_factory=lambda: [0])  # pixels of every source and copy when it was made
+    sizes: list[int] = field(
+        default_factory=lambda: [0]
+    )  # pixels of every source and copy when it was made; [0] unused
+    visible: list[int] = field(default_factory=lambda: [0])  # how many of them still show
     contents: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def composed(self) -> bool:
         return len(self.boxes) > 1
+
+    def covered(self, x: int, y: int, mask: np.ndarray) -> np.ndarray:
+        """Visible pixels of every source and copy that the mask, laid with its corner at x, y, would cover."""
+        counts = np.bincount(self.owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask], minlength=len(self.sizes))
+        counts[0] = 0
+        return counts
+
+    def claim(self, x: int, y: int, mask: np.ndarray) -> None:
+        """Enter a new source or copy, on top of all others."""
+        self.visible = (np.array(self.visible) - self.covered(x, y, mask)).tolist()
+        self.owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = len(self.sizes)
+        self.sizes.append(int(mask.sum()))
+        self.visible.append(self.sizes[-1])
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,14 @@ class _Source:
     kind: str
     box: tuple[int, int, int, int]
     mask: np.ndarray  # (height, width) bool within the box
+
+
+@dataclass(frozen=True)
+class _Cutout:
+    """A source's pixels as they were before any of its copies, with context around."""
+
+    pixels: np.ndarray  # (h, w, 3) uint8
+    corner: tuple[int, int]  # x, y of its first pixel in the picture
 
 
 def forge(
@@ -184,91 +209,92 @@ def _add_contents(picture: _Picture, settings: SynthesisSettings, rng: np.random
     total = share * picture.owner.size
     for area in total * parts / parts.sum():
         for attempt in range(ATTEMPTS):
-            # Later attempts take smaller regions of any shape, which fit where the first did not.
-            if _add_content(picture, settings, area * 0.85**attempt, attempt, rng):
+            if _add_content(picture, settings, area, attempt / ATTEMPTS, rng):
                 break
 
 
 def _add_content(
-    picture: _Picture, settings: SynthesisSettings, area: float, attempt: int, rng: np.random.Generator
+    picture: _Picture, settings: SynthesisSettings, area: float, ease: float, rng: np.random.Generator
 ) -> bool:
-    """Choose a source and paste its copies; False, and the picture unchanged, if no copy finds a place."""
+    """Choose a source and paste its copies, all together of about `area` pixels.
+
+    `ease`, 0 to 1, grows with the attempts: smaller regions, simpler shapes, less structure. Returns False, with the
+    picture unchanged, if there is no such source or no copy finds a place.
+    """
     kinds = [k for k in settings.content_kinds if k != "panel" or picture.composed]
-    if attempt >= ATTEMPTS // 3:
+    if ease > 0.2:
         kinds = [k for k in kinds if k not in ("object", "panel")] or kinds
     if not kinds:
         return False
     kind = kinds[_draw([KIND_WEIGHTS[k] for k in kinds], rng)]
     copies = 1 + _draw(COPY_PROBABILITIES[: settings.max_copies], rng)
     changes = [_draw_change(settings, kind, rng) for _ in range(copies)]
-    source = _find_source(picture, kind, area / (1 + sum(c.scale**2 for c in changes)), rng)
+    weight = 1 if ease < 0.7 else 0.5
+    source = _find_source(picture, kind, area * 0.05**ease / (1 + sum(c.scale**2 for c in changes)), weight, rng)
     if source is None:
         return False
-    x, y, width, height = source.box
-    owner = picture.owner[y : y + height, x : x + width]
-    number = len(picture.sizes)
-    picture.sizes.append(int(source.mask.sum()))
-    owner[source.mask] = number
-    original = picture.pixels.copy() if copies > 1 else picture.pixels  # a copy never shows parts of another one
+    cutout = _cut(picture.pixels, source.box, min(change.scale for change in changes))
+    first = len(picture.sizes)
+    picture.claim(*source.box[:2], source.mask)
     records = []
     for change in changes:
         blending = "hard" if kind == "panel" else settings.copy_blendings[rng.integers(len(settings.copy_blendings))]
-        record = _add_copy(picture, original, source, change, blending, rng)
+        record = _add_copy(picture, source, cutout, change, blending, weight * MIN_DIFFERENCE, rng)
         if record is not None:
             records.append(record)
     if not records:
-        owner[source.mask] = 0
+        picture.owner[picture.owner == first] = 0
         picture.sizes.pop()
+        picture.visible.pop()
         return False
-    numbers = list(range(number, len(picture.sizes)))
-    content = {"kind": kind, "source": {"box": list(source.box), "size": [width, height]}, "copies": records}
-    picture.contents.append(content | {"numbers": numbers})
+    origin = {"box": list(source.box), "size": list(source.box[2:])}
+    numbers = list(range(first, len(picture.sizes)))
+    picture.contents.append({"kind": kind, "source": origin, "copies": records, "numbers": numbers})
     return True
 
 
-def _find_source(picture: _Picture, kind: str, area: float, rng: np.random.Generator) -> _Source | None:
-    """The most structured of a few free regions of about `area` pixels, or None."""
-    best, best_structure = None, MIN_STRUCTURE
+def _find_source(picture: _Picture, kind: str, area: float, weight: float, rng: np.random.Generator) -> _Source | None:
+    """The most structured of a few free regions of about `area` pixels, or None. `weight` lowers what is asked for."""
     if kind == "object":
         candidates = _objects(picture, area, rng)
     elif kind == "panel":
         candidates = [_panel_part(picture, area, rng) for _ in range(2)]
     else:
         candidates = [_shape(picture, kind, area, rng) for _ in range(4)]
+    best, best_structure = None, weight * MIN_STRUCTURE
     for source in candidates:
-        if source is None:
-            continue
         x, y, width, height = source.box
-        if not picture.smallest <= min(width, height) or max(width, height) > picture.largest:
+        if min(width, height) < picture.smallest or max(width, height) > picture.largest:
             continue
-        if picture.owner[y : y + height, x : x + width][source.mask].any():
+        if picture.covered(x, y, source.mask).any():
             continue
-        structure = _structure(picture.pixels[y : y + height, x : x + width], source.mask)
-        if structure > best_structure:
-            best, best_structure = source, structure
+        deviation, textured = _structure(picture.pixels[y : y + height, x : x + width], source.mask)
+        if deviation > best_structure and textured > weight * MIN_TEXTURED:
+            best, best_structure = source, deviation
     return best
 
 
-def _structure(pixels: np.ndarray, mask: np.ndarray) -> float:
-    """Standard deviation of the smoothed grey values inside the mask: noise alone counts little."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (0, 0), 1.2)
-    return float(grey[mask].std())
+def _structure(pixels: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of the grey values inside the mask, and the share of it where they change.
+
+    Both after smoothing, so that noise alone counts little.
+    """
+    grey = cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (0, 0), 1.2).astype(np.float32)
+    slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8))
+    return float(grey[mask].std()), float((slope[mask] > 1.5).mean())
 
 
-def _shape(picture: _Picture, kind: str, area: float, rng: np.random.Generator) -> _Source | None:
+def _shape(picture: _Picture, kind: str, area: float, rng: np.random.Generator) -> _Source:
     """A geometric region of about `area` pixels at a random place of a random panel."""
     left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
     outline = _outline(kind, rng)
     outline *= math.sqrt(area / max(cv2.contourArea(outline.astype(np.float32)), 1e-6))
-    extent = np.ptp(outline, axis=0)
-    outline *= max(1.0, (picture.smallest + 1) / extent.min())
-    outline *= min(1.0, *(np.array([0.75 * width, 0.75 * height]) / np.ptp(outline, axis=0)))
-    outline *= min(1.0, picture.largest / np.ptp(outline, axis=0).max())
+    outline *= max(1.0, (picture.smallest + 1) / np.ptp(outline, axis=0).min())
+    room = np.array([min(0.75 * width, picture.largest), min(0.75 * height, picture.largest)])
+    outline *= min(1.0, *((np.maximum(room, picture.smallest + 1) - 1) / np.ptp(outline, axis=0)))
     mask = _fill(outline)
-    free_x, free_y = width - mask.shape[1], height - mask.shape[0]
-    if free_x < 0 or free_y < 0:
-        return None
-    x, y = left + int(rng.integers(free_x + 1)), top + int(rng.integers(free_y + 1))
+    x = left + int(rng.integers(max(0, width - mask.shape[1]) + 1))
+    y = top + int(rng.integers(max(0, height - mask.shape[0]) + 1))
     return _Source(kind, (x, y, mask.shape[1], mask.shape[0]), mask)
 
 
@@ -325,67 +351,88 @@ def _panel_part(picture: _Picture, area: float, rng: np.random.Generator) -> _So
 
 
 def _objects(picture: _Picture, area: float, rng: np.random.Generator) -> list[_Source]:
-    """Cells, bands and the like of about `area` pixels, cut along their outline: Otsu threshold and watershed.
+    """Cells, bands and the like of at most about `area` pixels, cut along their outline.
 
-    Works in a window of at most 512 x 512 pixels, made coarser for large objects, so that the time is bounded.
+    Works in a window of at most 352 x 352 pixels, made coarser for large objects, so that the time is bounded.
     """
     left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
-    coarse = max(1.0, math.sqrt(area) / 40)
-    w, h = min(width, int(512 * coarse)), min(height, int(512 * coarse))
+    low = 1.2 * picture.smallest
+    high = max(low, min(math.sqrt(area), 0.8 * picture.largest, 0.4 * min(width, height)))
+    side = math.exp(rng.uniform(math.log(low), math.log(high)))  # objects are of any size, mostly small
+    coarse = max(1.0, side / 36)
+    w, h = min(width, int(352 * coarse)), min(height, int(352 * coarse))
     x, y = left + int(rng.integers(width - w + 1)), top + int(rng.integers(height - h + 1))
     window = picture.pixels[y : y + h, x : x + w]
     if coarse > 1:
         window = cv2.resize(window, (round(w / coarse), round(h / coarse)), interpolation=cv2.INTER_AREA)
-    scale_x, scale_y = w / window.shape[1], h / window.shape[0]
-    labels = _segment(window)
-    count = np.bincount(labels.ravel())
-    slices = _bounding_slices(labels)
-    wanted = area / (scale_x * scale_y)
-    order = [
-        i
-        for i in rng.permutation(np.arange(1, len(count)))
-        if wanted / 4 <= count[i] <= wanted * 4 and slices[i - 1] is not None
-    ]
+    zoom = np.array([w / window.shape[1], h / window.shape[0]])
+    area = (side / coarse) ** 2
+    limits = picture.smallest / coarse, picture.largest / coarse
     found = []
-    for i in sorted(order[:24], key=lambda i: abs(math.log(count[i] / wanted)))[:6]:
-        rows, columns = slices[i - 1]
-        if rows.start < 3 or columns.start < 3 or rows.stop > labels.shape[0] - 3 or columns.stop > labels.shape[1] - 3:
-            continue  # cut by the window's border
-        grown = np.pad(labels[rows, columns] == i, 3).astype(np.uint8)
-        grown = cv2.dilate(grown, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))  # with its soft edge
-        size = (round(grown.shape[1] * scale_x), round(grown.shape[0] * scale_y))
-        full = cv2.resize(grown * np.uint8(255), size, interpolation=cv2.INTER_LINEAR) > 127
-        mask, dx, dy = _tight(full)
-        corner_x = x + round((columns.start - 3) * scale_x) + dx
-        corner_y = y + round((rows.start - 3) * scale_y) + dy
-        inside = corner_x >= left and corner_y >= top
-        if inside and corner_x + mask.shape[1] <= left + width and corner_y + mask.shape[0] <= top + height:
-            found.append(_Source("object", (corner_x, corner_y, mask.shape[1], mask.shape[0]), mask))
+    for mask, corner in _outlined(_segment(window, area, even=rng.random() < 0.5), limits, area, rng):
+        size = np.round(np.array(mask.shape[::-1]) * zoom).astype(int)
+        mask, dx, dy = _tight(cv2.resize(mask * np.uint8(255), size.tolist(), interpolation=cv2.INTER_LINEAR) > 127)
+        place = np.array([x + dx, y + dy]) + np.round(np.array(corner) * zoom).astype(int)
+        if (place + mask.shape[::-1] <= (left + width, top + height)).all():
+            found.append(_Source("object", (int(place[0]), int(place[1]), mask.shape[1], mask.shape[0]), mask))
     return found
 
 
-def _segment(window: np.ndarray) -> np.ndarray:
-    """(h, w) int32 labels of the objects in a picture: 0 background, 1..n; touching ones are split."""
-    channel = window[..., window.reshape(-1, 3).std(axis=0).argmax()]
-    smooth = cv2.GaussianBlur(channel, (0, 0), 1.0)
+def _segment(window: np.ndarray, area: float, even: bool) -> np.ndarray:
+    """(h, w) int32 labels of the objects in a picture: 0 background, 1..n; Otsu threshold, then watershed.
+
+    Holes under half the `area` of an object are filled. With `even` the illumination is made even first, which
+    brings out faint objects beside bright ones.
+    """
+    from skimage.segmentation import watershed
+
+    _, deviation = cv2.meanStdDev(window)
+    smooth = cv2.GaussianBlur(window[..., int(deviation.argmax())], (0, 0), 1.0)
+    if even:
+        relative = smooth.astype(np.float32) - cv2.blur(smooth, (101, 101))
+        bright = np.mean(relative**3) > 0  # the long tail of the values is the objects
+        smooth = np.clip(4 * (relative if bright else -relative), 0, 255).astype(np.uint8)
     _, binary = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     if binary.mean() > 127:  # objects are the smaller part, dark or bright
         binary = 255 - binary
+    _, gaps, measures, _ = cv2.connectedComponentsWithStats(255 - binary)
+    binary[measures[gaps, cv2.CC_STAT_AREA] < area / 2] = 255  # a pale centre belongs to the cell
     binary = cv2.morphologyEx(binary, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     distance = cv2.GaussianBlur(cv2.distanceTransform(binary, cv2.DIST_L2, 5), (0, 0), 1.5)
-    peaks = (distance >= cv2.dilate(distance, np.ones((11, 11), np.uint8))) & (distance > 2)
-    count, markers = cv2.connectedComponents(peaks.astype(np.uint8))
-    markers[binary == 0] = count  # the background is a basin of its own
-    relief = np.clip(255 - 255 * distance / max(float(distance.max()), 1e-6), 0, 255).astype(np.uint8)
-    labels = cv2.watershed(cv2.cvtColor(relief, cv2.COLOR_GRAY2BGR), markers)
-    labels[(labels == count) | (labels < 0)] = 0
-    return labels
+    peaks = (distance >= cv2.dilate(distance, np.ones((15, 15), np.uint8))) & (distance > 2)
+    _, markers = cv2.connectedComponents(peaks.astype(np.uint8))
+    return watershed(-distance, markers, mask=binary > 0)
 
 
-def _bounding_slices(labels: np.ndarray) -> list[tuple[slice, slice] | None]:
+def _outlined(
+    labels: np.ndarray, limits: tuple[float, float], area: float, rng: np.random.Generator
+) -> list[tuple[np.ndarray, tuple[int, int]]]:
+    """Up to six compact objects, those nearest to `area` first: mask with the soft edge around it, and its corner.
+
+    `limits`: smallest and largest side. Ragged objects, crowded ones and those cut by the border are left out.
+    """
     from scipy.ndimage import find_objects
 
-    return find_objects(labels)
+    count = np.bincount(labels.ravel())
+    found = []
+    for i, box in enumerate(find_objects(labels), start=1):
+        if box is None or not area / 8 <= count[i] <= area * 3:
+            continue
+        sides = [s.stop - s.start + 4 for s in box]
+        inside = all(s.start >= 3 and s.stop <= n - 3 for s, n in zip(box, labels.shape, strict=True))
+        if inside and limits[0] <= min(sides) and max(sides) <= limits[1]:
+            found.append((abs(math.log(count[i] / area)), i, box))
+    near = sorted(found)[:16]
+    objects = []
+    for _, i, box in (near[k] for k in rng.permutation(len(near))):
+        mask = np.pad(labels[box] == i, 3).astype(np.uint8)
+        outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)
+        compact = cv2.contourArea(outline) > 0.85 * cv2.contourArea(cv2.convexHull(outline))
+        mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+        around = labels[box[0].start - 3 : box[0].stop + 3, box[1].start - 3 : box[1].stop + 3][mask == 0]
+        if compact and (around == 0).mean() > 0.7:
+            objects.append((mask, (box[1].start - 3, box[0].start - 3)))
+    return objects[:6]
 
 
 # ---------------------------------------------------------------- copies
@@ -413,35 +460,42 @@ def _draw_change(settings: SynthesisSettings, kind: str, rng: np.random.Generato
     )
 
 
+def _cut(pixels: np.ndarray, box: tuple[int, int, int, int], scale: float) -> _Cutout:
+    """The box with as much context as copies down to `scale` can need."""
+    x, y, width, height = box
+    margin = math.ceil(1.5 * PAD / min(scale, 1.0)) + 2  # 1.5: a diagonal
+    x0, y0 = max(0, x - margin), max(0, y - margin)
+    return _Cutout(pixels[y0 : y + height + margin, x0 : x + width + margin].copy(), (x0, y0))
+
+
 def _add_copy(
     picture: _Picture,
-    original: np.ndarray,
     source: _Source,
+    cutout: _Cutout,
     change: Change,
     blending: str,
+    difference: float,
     rng: np.random.Generator,
 ) -> dict[str, Any] | None:
-    """Paste one copy of the source and return its record, or None if it finds no place where it shows."""
-    content, mask, affine = _warp(original, source, change)
+    """Paste one copy and return its record; None if it finds no place where it changes the pixels by `difference`."""
+    content, mask, affine = _warp(cutout, source, change)
     height, width = mask.shape
     if min(height, width) < picture.smallest or max(height, width) > picture.largest:
         return None
-    for x, y in _places(picture, source, content, mask, rng):
+    for x, y in _places(picture, source.kind, content, mask, rng):
         pixels = _blend(picture.pixels, content, mask, x, y, blending)
         before = picture.pixels[y : y + height, x : x + width]
-        difference = np.abs(pixels[mask].astype(np.int16) - before[mask]).mean()
-        if difference < MIN_DIFFERENCE:
+        if np.abs(pixels[mask].astype(np.int16) - before[mask]).mean() < difference:
             continue
         before[mask] = pixels[mask]
-        picture.owner[y : y + height, x : x + width][mask] = len(picture.sizes)
-        picture.sizes.append(int(mask.sum()))
-        moved = affine + np.array([[0, 0, x], [0, 0, y]])
-        record = {"affine": moved.tolist(), "box": [x, y, width, height], "size": [width, height]}
+        picture.claim(x, y, mask)
+        affine[:, 2] += (x, y)
+        record = {"affine": affine.tolist(), "box": [x, y, width, height], "size": [width, height]}
         return record | dataclasses.asdict(change) | {"blending": blending}
     return None
 
 
-def _warp(pixels: np.ndarray, source: _Source, change: Change) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _warp(cutout: _Cutout, source: _Source, change: Change) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The transformed source.
 
     Returns its pixels (h + 2 PAD, w + 2 PAD, 3) uint8 with context around, its mask (h, w) bool, and the 2 x 3
@@ -450,60 +504,59 @@ def _warp(pixels: np.ndarray, source: _Source, change: Change) -> tuple[np.ndarr
     """
     x, y, width, height = source.box
     linear = change.linear()
-    extent = np.abs(linear) @ (width, height)
-    w, h = np.ceil(extent - 1e-6).astype(int)
+    w, h = np.ceil(np.abs(linear) @ (width, height) - 1e-6).astype(int)
     centre = np.array([x + (width - 1) / 2, y + (height - 1) / 2])
     affine = np.column_stack([linear, np.array([(w - 1) / 2, (h - 1) / 2]) - linear @ centre])
 
-    margin = math.ceil(2 * PAD / change.scale) + 2
-    x0, y0 = max(0, x - margin), max(0, y - margin)
-    patch = pixels[y0 : y + height + margin, x0 : x + width + margin]
-    patch_mask = np.zeros(patch.shape[:2], np.uint8)
-    patch_mask[y - y0 : y - y0 + height, x - x0 : x - x0 + width][source.mask] = 255
+    x0, y0 = cutout.corner
+    shape = np.zeros(cutout.pixels.shape[:2], np.uint8)
+    shape[y - y0 : y - y0 + height, x - x0 : x - x0 + width][source.mask] = 255
     local = affine.copy()
-    local[:, 2] += linear @ (x0, y0) + PAD
+    local[:, 2] += linear @ cutout.corner + PAD
     size = (int(w) + 2 * PAD, int(h) + 2 * PAD)
     interpolation = cv2.INTER_LINEAR if change.scale < 1 else cv2.INTER_CUBIC
-    content = cv2.warpAffine(patch, local, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
-    mask = cv2.warpAffine(patch_mask, local, size, flags=cv2.INTER_LINEAR)[PAD:-PAD, PAD:-PAD] > 127
-    if change.contrast != 1.0 or change.brightness != 0.0:
-        mean = content[PAD:-PAD, PAD:-PAD][mask].mean() if mask.any() else 0.0
-        recoloured = (content.astype(np.float32) - mean) * change.contrast + mean + change.brightness
-        content = np.clip(np.round(recoloured), 0, 255).astype(np.uint8)
+    content = cv2.warpAffine(cutout.pixels, local, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
+    mask = cv2.warpAffine(shape, local, size, flags=cv2.INTER_LINEAR)[PAD:-PAD, PAD:-PAD] > 127
     mask, dx, dy = _tight(mask)
     content = content[dy : dy + mask.shape[0] + 2 * PAD, dx : dx + mask.shape[1] + 2 * PAD]
     affine[:, 2] -= (dx, dy)
+    if change.contrast != 1.0 or change.brightness != 0.0:
+        mean = content[PAD:-PAD, PAD:-PAD][mask].mean()
+        recoloured = (content.astype(np.float32) - mean) * change.contrast + mean + change.brightness
+        content = np.clip(np.round(recoloured), 0, 255).astype(np.uint8)
     return content, mask, affine
 
 
 def _places(
-    picture: _Picture, source: _Source, content: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    picture: _Picture, kind: str, content: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Up to a few x, y where the copy fits, covers no region too much, and looks at home, the best first."""
+    """Places x, y where the copy fits and covers no other region too much; those like its old surroundings first."""
     height, width = mask.shape
-    step = max(1, min(height, width) // 32)
-    ring = cv2.dilate(np.pad(mask, PAD).astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
-    ring &= ~np.pad(mask, PAD)
-    ring[:: step + 1] &= step == 1  # a sample is enough for large copies
-    surroundings = content[ring].mean(axis=0)
-    visible = np.bincount(picture.owner.ravel(), minlength=len(picture.sizes))
+    wide = np.pad(mask, PAD).astype(np.uint8)
+    rows, columns = np.nonzero(cv2.dilate(wide, np.ones((7, 7), np.uint8)) - wide)  # a ring three pixels wide
+    step = 1 + len(rows) // 400
+    rows, columns = rows[::step], columns[::step]
+    home = content[rows, columns].astype(np.float32)
+    enough = MIN_VISIBLE * np.array(picture.sizes)
     places = []
     for _ in range(24):
         left, top, box_width, box_height = picture.boxes[rng.integers(len(picture.boxes))]
         free_x, free_y = box_width - width, box_height - height
         if free_x < 0 or free_y < 0:
             continue
-        if source.kind == "panel":  # flush with the panel's corner
+        if kind == "panel":  # flush with the panel's corner
             x, y = left + int(rng.integers(2)) * free_x, top + int(rng.integers(2)) * free_y
         else:
             x, y = left + int(rng.integers(free_x + 1)), top + int(rng.integers(free_y + 1))
-        covered = np.bincount(picture.owner[y : y + height, x : x + width][mask], minlength=len(visible))
-        covered[0] = 0
-        if covered.sum() > 0.1 * mask.sum() or (visible - covered < MIN_VISIBLE * np.array(picture.sizes))[1:].any():
+        covered = picture.covered(x, y, mask)
+        if covered.sum() > 0.1 * mask.sum() or (np.array(picture.visible) - covered < enough).any():
             continue
-        around = _surrounded(picture.pixels, x, y, width, height)[ring]
-        places.append((float(np.abs(around.mean(axis=0) - surroundings).mean()), x, y))
-        if len(places) == 8:
+        ring = _surrounded(picture.pixels, x, y, width, height)[rows, columns].astype(np.float32)
+        unlike = (
+            np.abs(ring.mean(axis=0) - home.mean(axis=0)).mean() + np.abs(ring.std(axis=0) - home.std(axis=0)).mean()
+        )
+        places.append((float(unlike), x, y))
+        if len(places) == (16 if kind == "object" else 4):
             break
     return [(x, y) for _, x, y in sorted(places)]
 
