@@ -33,6 +33,10 @@ class InputError(ValueError):
     """A mistake in what the user gave. The text says what was given, what is allowed, what to do next."""
 
 
+# A field's help is the comment on its line, however long: no formatting here.
+# fmt: off
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """Pictures: where they are, how they are split and read."""
@@ -93,7 +97,7 @@ class SynthesizeSettings:
     count: int = 2000  # forged pictures to make
     authentic_count: int | None = None  # authentic pictures to write beside them; as many as forged ones when not given
     seed: int = 0  # the same seed, folder and settings give the same files
-    workers: int = os.cpu_count() or 1  # processes
+    workers: int = os.cpu_count() or 1  # processes that make pictures side by side
     group_size: int = 4  # pictures from one folder that may meet in one composed figure; they share `base` in the JSON, so that one split takes them all
     skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -153,16 +157,10 @@ class MatchingSettings:
     """The search for copies on the pixels."""
 
     max_false_alarms: float = 0.01  # share of authentic pictures in which something may be found by mistake, 0.001 to 1; smaller asks for more evidence
-    seconds_per_image: float = (
-        30.0  # time budget for one picture in seconds; the best found by then is returned and said so
-    )
-    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(
-        MatchingKind
-    )  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
+    seconds_per_image: float = 30.0  # time budget for one picture in seconds; the best found by then is returned and said so
+    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
-    match_ratio: float = (
-        0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    )
+    match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
     max_verified: int = 120  # most candidates per search that are aligned over their whole region
 
 
@@ -180,7 +178,7 @@ class TrainSettings:
     backbone_learning_rate: float = 1e-5  # of the unfrozen blocks
     unfreeze_epoch: int = 0  # the unfrozen blocks start to learn with this epoch, counted from 0
     min_learning_rate: float = 1e-7  # at the end of the cosine
-    weight_decay: float = 1e-4  # AdamW
+    weight_decay: float = 1e-4  # weight decay of AdamW
     clip_norm: float = 1.0  # largest gradient norm
     patience: int = 10  # epochs without a better validation oF1 before the run ends
     validation_pictures: int | None = None  # score at most this many validation pictures per epoch; all when not given
@@ -222,18 +220,17 @@ class PredictSettings:
     """Find forgeries in pictures and show the evidence."""
 
     paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
-    out: (
-        Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
-    )
+    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
     checkpoint: Path | None = None  # best.pt of a run; the weights that ship when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     evidence_only: bool = False  # look for pixel evidence alone: no model, no torch
     resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
-    workers: int | None = (
-        None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
-    )
+    workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
     picture_seconds: float = 900.0  # a picture that takes longer is given up and recorded, in seconds; 0: no limit
     max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
+
+
+# fmt: on
 
 
 def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:

@@ -1,0 +1,101 @@
+"""Settings: every flag has its help, values survive saving, mistakes are one line."""
+
+import dataclasses
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+import config
+from config import InputError, TrainSettings
+
+SCRIPTS = [
+    value for name, value in vars(config).items() if name.endswith("Settings") and "out" in value.__annotations__
+]
+
+
+def help_of(cls, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    text = io.StringIO()
+    with pytest.raises(SystemExit) as stop, redirect_stdout(text):
+        config.parse(cls, ["--help"])
+    assert stop.value.code == 0
+    return " ".join(text.getvalue().replace("│", " ").split())
+
+
+@pytest.mark.parametrize("cls", SCRIPTS, ids=lambda cls: cls.__name__)
+def test_every_setting_has_its_help(cls, monkeypatch):
+    shown = help_of(cls, monkeypatch)
+    source = Path(config.__file__).read_text().splitlines()
+
+    def check(group):
+        for field in dataclasses.fields(group):
+            nested = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+            if nested or dataclasses.is_dataclass(field.type):
+                check(nested or field.type)
+                continue
+            (line,) = [x for x in _body(source, group) if x.startswith(f"    {field.name}: ")]
+            comment = line.partition("  # ")[2]
+            assert len(comment) > 10, f"{group.__name__}.{field.name} has no help"
+            assert " ".join(comment.replace("`", "").split())[:40] in shown.replace("`", ""), field.name
+
+    check(cls)
+
+
+def _body(source, group):
+    start = source.index(f"class {group.__name__}:")
+    end = next((i for i in range(start + 1, len(source)) if source[i] and not source[i].startswith(" ")), len(source))
+    return source[start:end]
+
+
+def test_settings_survive_saving(tmp_path):
+    settings = config.parse(
+        TrainSettings, ["--data", "x", "--out", "r", "--head-widths", "3", "4", "--cache", "c", "--resume"]
+    )
+    assert settings.model.head_widths == (3, 4) and settings.loader.cache == Path("c") and settings.resume
+    config.write_json(tmp_path / "s.json", config.to_dict(settings))
+    assert config.from_dict(TrainSettings, config.read_json(tmp_path / "s.json")) == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epohcs": 3}, "unknown settings epohcs"),
+        ({"epochs": "3"}, "epochs is '3'; it must be of type int"),
+        ({"epochs": True}, "epochs is True"),
+        ({"model": {"amp": "int8"}}, "amp is 'int8'; allowed: 'auto'"),
+        ({"model": {"image": 3}}, "unknown settings image for ModelSettings"),
+    ],
+)
+def test_saved_settings_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        config.from_dict(TrainSettings, {"data": {"data": "x"}, "out": "r", **change})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x"], "--out"),
+        (["--data", "x", "--out", "y", "--sizze", "3"], "--sizze"),
+        (["--data", "x", "--out", "y", "--epochs", "many"], "'many'"),
+        (["--data", "x", "--out", "y", "--amp", "int8"], "int8"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments, message):
+    with pytest.raises(InputError, match=message) as fault:
+        config.parse(TrainSettings, arguments)
+    assert "\n" not in str(fault.value) and "│" not in str(fault.value)
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a" / "f.txt"
+    config.write_whole(path, lambda temporary: temporary.write_text("old"))
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        config.write_whole(path, fails)
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["f.txt"]
