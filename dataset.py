@@ -40,10 +40,10 @@ PICTURE_SUFFIXES = frozenset(
 )
 MASK_SUFFIXES = PICTURE_SUFFIXES | {".npy"}
 SPLITS = ("train", "val", "test")
-_PARTS = {f"{name}_{kind}" for name in ("train", "supplemental", "test") for kind in ("images", "masks")} | {
-    "forged",
-    "masks",
-}  # folders whose pictures mean nothing without those beside them
+# Folders that mean nothing without those beside them.
+_PARTS = frozenset(
+    ("forged", "masks", "train_images", "train_masks", "supplemental_images", "supplemental_masks", "test_images")
+)
 PADDING = (124, 116, 104)  # RGB of what is not picture: the ImageNet mean, which normalisation turns into zero
 BACKGROUND, IGNORED = 0, -1  # grid labels that are no instance
 
@@ -111,14 +111,11 @@ def find_pictures(root: Path) -> list[Picture]:
 
 
 def _unmasked(folder: Path, forged: bool | None) -> list[Picture]:
-    return [
-        Picture(id, image, None, _base(image, id), forged)
-        for id, image in picture_files(folder, PICTURE_SUFFIXES).items()
-    ]
+    return [Picture(id, image, None, _base(image, id), forged) for id, image in picture_files(folder).items()]
 
 
 def _masked(folder: Path, mask_folder: Path, prefix: str = "") -> list[Picture]:
-    images, masks = picture_files(folder, PICTURE_SUFFIXES), picture_files(mask_folder, MASK_SUFFIXES)
+    images, masks = picture_files(folder), picture_files(mask_folder, MASK_SUFFIXES)
     if lone := sorted(images.keys() - masks.keys()):
         raise InputError(f"no mask in {mask_folder} for {_some([images[id] for id in lone])}; add it or move them away")
     if lone := sorted(masks.keys() - images.keys()):
@@ -552,8 +549,8 @@ def readable_pictures(
 ) -> tuple[list[Picture], list[str]]:
     """Check all pictures before any work is lost: (those that passed, one line for each that did not).
 
-    Without `--skip-unreadable` the first bad one stops. This reads headers and looks for the end of each file, about
-    0.3 ms a picture; what only decoding can show comes up later, see `read_all` and `ForgeryDataset`.
+    Without `--skip-unreadable` the first bad one stops. This reads headers and looks for the end of each file, well
+    under 1 ms a picture; what only decoding can show comes up later, see `read_all` and `ForgeryDataset`.
 
     Args:
         bar: wraps the pictures, for a progress bar.
@@ -652,7 +649,7 @@ def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
 
 def letterbox_masks(masks: np.ndarray, box: Letterbox) -> np.ndarray:
     """Masks (K, H, W) bool in the input: (K, S, S) uint8, 0 to 255, the share of each pixel that is covered."""
-    return _pad_all(_shrink_masks(masks, box), box.size)
+    return _pad_layers(_resize_layers(masks.astype(np.uint8) * 255, box), box.size)
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -663,11 +660,10 @@ def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def _shrink_masks(masks: np.ndarray, box: Letterbox) -> np.ndarray:
-    coverage = np.zeros((len(masks), box.content_height, box.content_width), np.uint8)
-    for layer, mask in zip(coverage, masks, strict=True):
-        layer[:] = _resize(mask.astype(np.uint8) * 255, box.content_height, box.content_width)
-    return coverage
+def _resize_layers(layers: np.ndarray, box: Letterbox) -> np.ndarray:
+    """(K, H, W) uint8 -> (K, content height, content width); K may be 0."""
+    shape = (box.content_height, box.content_width)
+    return np.array([_resize(layer, *shape) for layer in layers], np.uint8).reshape(-1, *shape)
 
 
 def _pad(pixels: np.ndarray, size: int, fill: tuple[int, ...] | int) -> np.ndarray:
@@ -677,7 +673,7 @@ def _pad(pixels: np.ndarray, size: int, fill: tuple[int, ...] | int) -> np.ndarr
     return canvas
 
 
-def _pad_all(layers: np.ndarray, size: int) -> np.ndarray:
+def _pad_layers(layers: np.ndarray, size: int) -> np.ndarray:
     canvas = np.zeros((len(layers), size, size), np.uint8)
     canvas[:, : layers.shape[1], : layers.shape[2]] = layers
     return canvas
@@ -705,9 +701,9 @@ def grid_labels(coverage: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Labels of the grid's cells by covered area.
 
     A cell takes the instance that covers most of it, if that is at least half of the cell. An instance that gets no
-    cell this way (too small or too thin) takes the cell that it covers most, the best covered instance first; it
-    takes neither a cell taken like this before nor the last cell of another one, but its next best. One that lies in
-    cells that do not count takes the nearest that does. Where nothing is left it stays without a cell.
+    cell this way (too small or too thin) takes the cell that it covers most, the best covered instance first;
+    where that is the only cell of another instance, its next best. One that lies in cells that do not count takes the
+    nearest that does. Where nothing is left it stays without a cell.
 
     Args:
         coverage: (K, S, S), uint8 0 to 255 or float 0 to 1: share of each pixel that instance k covers.
@@ -719,20 +715,17 @@ def grid_labels(coverage: np.ndarray, valid: np.ndarray) -> np.ndarray:
     if len(coverage) == 0:
         return labels
     share = _share_per_cell(coverage)  # (K, G, G)
-    best = share.argmax(axis=0)
-    labels[valid & (share.max(axis=0) >= 0.5)] = best[valid & (share.max(axis=0) >= 0.5)] + 1
+    filled = valid & (share.max(axis=0) >= 0.5)
+    labels[filled] = share.argmax(axis=0)[filled] + 1
     homeless = [k for k in range(len(coverage)) if not (labels == k + 1).any()]
-    kept = np.zeros_like(valid)  # cells that no further instance may take
     for k in sorted(homeless, key=lambda k: -share[k].max()):
         wanted = np.where(valid, share[k], 0.0)
         if not wanted.any():
             wanted = np.where(valid, _near(share[k]), 0.0)
         counts = np.bincount(labels[labels > 0], minlength=len(coverage) + 1)
-        last = (labels > 0) & (counts[np.maximum(labels, 0)] == 1)
-        wanted[kept | last] = 0
-        if wanted.max() > 0:
-            cell = np.unravel_index(wanted.argmax(), wanted.shape)
-            labels[cell], kept[cell] = k + 1, True
+        wanted[(labels > 0) & (counts[np.maximum(labels, 0)] == 1)] = 0
+        if wanted.any():
+            labels[np.unravel_index(wanted.argmax(), wanted.shape)] = k + 1
     return labels
 
 
@@ -762,7 +755,7 @@ class Content:
         """From a picture (H, W, 3) uint8 and its masks (K, H, W) bool."""
         box = Letterbox.fit(image.shape[:2], size)
         content = _resize(image, box.content_height, box.content_width)
-        return cls(content, _shrink_masks(masks, box), box.height, box.width)
+        return cls(content, _resize_layers(masks.astype(np.uint8) * 255, box), box.height, box.width)
 
 
 class ContentCache:
@@ -787,7 +780,7 @@ class ContentCache:
         """The cached content, or None where there is none that can be believed."""
         try:
             data = np.fromfile(self._path(picture), np.uint8)
-            made_from = self._made_from(picture)
+            made_from = self.made_from(picture)
         except FileNotFoundError:
             return None
         try:
@@ -801,15 +794,15 @@ class ContentCache:
         middle = end + math.prod(shapes[0])
         return Content(data[end:middle].reshape(shapes[0]), data[middle:].reshape(shapes[1]), *head["original"])
 
-    def store(self, picture: Picture, content: Content) -> None:
-        """Keep the content, if the limit allows.
+    def store(self, picture: Picture, content: Content, made_from: list[str | int]) -> None:
+        """Keep the content, if the limit allows. `made_from`: as it was before the picture was read.
 
         Raises:
             InputError: the disk is full.
         """
         payload = content.image.tobytes() + content.coverage.tobytes()
         head = {
-            "made_from": self._made_from(picture),
+            "made_from": made_from,
             "image": content.image.shape,
             "coverage": content.coverage.shape,
             "original": (content.height, content.width),
@@ -833,8 +826,9 @@ class ContentCache:
         name = json.dumps([str(picture.image.absolute()), str(picture.mask and picture.mask.absolute()), self.size])
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.picture"
 
-    def _made_from(self, picture: Picture) -> list:
-        stamps = [self.VERSION, self.size]
+    def made_from(self, picture: Picture) -> list[str | int]:
+        """What tells whether the content is still that of the files: their paths, sizes and times of change."""
+        stamps: list[str | int] = [self.VERSION, self.size]
         for path in filter(None, (picture.image, picture.mask)):
             status = path.stat()
             stamps += [str(path.absolute()), status.st_size, status.st_mtime_ns]
@@ -856,11 +850,16 @@ class ContentCache:
 
 def read_content(picture: Picture, size: int, settings: DataSettings, cache: ContentCache | None = None) -> Content:
     """Content of a picture, from the cache where it has it, else decoded and put there. Raises as `read_pair`."""
-    content = cache.load(picture) if cache else None
+    if cache is None:
+        return Content.of(*read_pair(picture, settings), size)
+    content = cache.load(picture)
     if content is None:
+        try:
+            made_from = cache.made_from(picture)
+        except FileNotFoundError as fault:
+            raise _unreadable(Path(fault.filename), fault) from None
         content = Content.of(*read_pair(picture, settings), size)
-        if cache:
-            cache.store(picture, content)
+        cache.store(picture, content, made_from)
     return content
 
 
@@ -898,8 +897,8 @@ class ForgeryDataset:
     `dataset[index]` or `dataset[epoch, index]` is a dict: `image` (S, S, 3) uint8 RGB, `labels` (G, G) int64 (0
     background, 1..K instance, -1 padding), `id` (text) and `skipped`, lines about pictures that could not be read.
 
-    A picture that cannot be read raises InputError; with `--skip-unreadable` the next one that can be read takes its
-    place, always the same one, and `skipped` tells.
+    A picture that cannot be read raises InputError; with `--skip-unreadable` the next one of its kind (authentic or
+    forged) that can be read takes its place, always the same one, and `skipped` tells.
     """
 
     def __init__(
@@ -948,26 +947,21 @@ class ForgeryDataset:
             coverage, inside = masks[:-1], masks[-1:]
             image[inside[0] == 0] = PADDING  # colours were changed there too
         image, box = letterbox(image, self.size)
-        shape = (box.content_height, box.content_width)
-        coverage, inside = (
-            _pad_all(
-                np.stack([_resize(m, *shape) for m in layers]) if len(layers) else np.zeros((0, *shape)), self.size
-            )
-            for layers in (coverage, inside)
-        )
+        coverage, inside = (_pad_layers(_resize_layers(layers, box), self.size) for layers in (coverage, inside))
         labels = grid_labels(coverage, valid_cells(inside[0]))
         return {"image": image, "labels": labels, "id": picture.id, "skipped": skipped}
 
     def _read(self, index: int, skipped: list[str]) -> tuple[Picture, Content]:
-        for step in range(len(self.pictures)):
-            picture = self.pictures[(index + step) % len(self.pictures)]
+        for picture in [*self.pictures[index:], *self.pictures[:index]]:
+            if picture.forged != self.pictures[index].forged:
+                continue
             try:
                 return picture, read_content(picture, self.size, self.data, self.cache)
             except InputError as fault:
                 if not self.data.skip_unreadable:
                     raise
                 skipped.append(str(fault))
-        raise InputError(f"none of the {len(self.pictures)} training pictures can be read; the first: {skipped[0]}")
+        raise InputError(f"no training picture of this kind can be read; the first of {len(skipped)}: {skipped[0]}")
 
     def _forge(self, image: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A forgery with `synthesis_probability`, else the same without copies, so that only copies tell them apart."""
@@ -975,10 +969,9 @@ class ForgeryDataset:
 
         forged = bool(rng.random() < self.loader.synthesis_probability)
         others = rng.choice(self.authentic, size=min(4, len(self.authentic)), replace=False)
+        panels = _Panels(self, others[others != index])
         try:
-            forgery = synthesis.forge(
-                image, self.synthesis, rng, forged, _Panels(self, [i for i in others if i != index])
-            )
+            forgery = synthesis.forge(image, self.synthesis, rng, forged, panels)
         except InputError:
             raise
         except ValueError:  # too small to hold two regions: it stays authentic
@@ -1114,7 +1107,7 @@ class Loader:
     def __init__(self, dataset: ForgeryDataset, sampler: StepSampler, workers: int) -> None:
         import torch
 
-        self.sampler, self.skipped = sampler, dict[str, None]()
+        self.dataset, self.sampler, self.skipped = dataset, sampler, dict[str, None]()
         self._batches = torch.utils.data.DataLoader(
             _Reported(dataset),
             batch_sampler=sampler,
@@ -1172,7 +1165,13 @@ def make_loader(
     world: int = 1,
     seed: int = 0,
 ) -> Loader:
-    """Training batches of one rank. `size`: S in pixels; `batch_size`: pictures per rank and batch."""
+    """Training batches of one rank. `size`: S in pixels; `batch_size`: pictures per rank and batch.
+
+    Raises:
+        InputError: no pictures, or a setting out of its range.
+    """
+    if loader.workers < 0:
+        raise InputError(f"--workers {loader.workers} is negative; 0 reads in the main process")
     dataset = ForgeryDataset(pictures, size, data, loader, synthesis, seed)
     sampler = StepSampler(len(dataset), batch_size, rank, world, accumulation, seed)
     return Loader(dataset, sampler, loader.workers)

@@ -891,9 +891,9 @@ def test_samples_depend_on_seed_epoch_and_index_alone(tmp_path):
 
 def test_authentic_pictures_become_forgeries_with_the_given_share(tmp_path):
     for number in range(3):
-        save(tmp_path / f"{number}.png", noise(160, 200, number))
+        save(tmp_path / f"{number}.png", noise(100, 140, number))
     for probability, low, high in [(0.0, 0, 0), (0.5, 18, 42), (1.0, 55, 60)]:
-        samples = make_dataset(tmp_path, 224, synthesis_probability=probability)
+        samples = make_dataset(tmp_path, 112, synthesis_probability=probability)
         forged = sum(samples[epoch, index]["labels"].max() > 0 for epoch in range(20) for index in range(3))
         assert low <= forged <= high, (probability, forged)
 
@@ -913,11 +913,11 @@ def test_unreadable_pictures_stop_or_are_replaced(tmp_path):
     config = data_settings(root, skip_unreadable=True)
     samples = ForgeryDataset(pictures, 112, config, loader, SynthesisSettings())
     replaced = samples[1]
-    assert (replaced["image"] == samples[2]["image"]).all() and replaced["id"] == "1"
+    assert (replaced["image"] == samples[3]["image"]).all() and replaced["id"] == "1"  # the other forged one
     assert len(replaced["skipped"]) == 1 and "forged/0.png" in replaced["skipped"][0]
     assert samples[0]["skipped"] == []
     only = ForgeryDataset([pictures[1]], 112, config, loader, SynthesisSettings())
-    with pytest.raises(InputError, match="none of the 1 training pictures"):
+    with pytest.raises(InputError, match=r"no training picture of this kind .* first of 1: .*forged/0\.png"):
         only[0]
 
 
@@ -1029,6 +1029,26 @@ def equal(first, second):
         (a["image"] == b["image"]).all() and (a["labels"] == b["labels"]).all() and a["ids"] == b["ids"]
         for a, b in zip(first, second, strict=True)
     )
+
+
+def test_an_epoch_left_early_does_not_leak_into_the_next(tmp_path):
+    root = plain_folder(tmp_path, 4)
+    loader = make_loader(
+        find_pictures(root), 112, data_settings(root), LoaderSettings(workers=2), SynthesisSettings(), batch_size=1
+    )
+    try:
+        loader.sampler.set_epoch(0)
+        next(iter(loader))
+        loader.sampler.set_epoch(3)
+        after = list(loader)
+    finally:
+        loader.close()
+    order = [batch[0][1] for batch in StepSampler(8, 1, epoch=3)]
+    assert [batch["ids"][0] for batch in after] == [loader.dataset.pictures[index].id for index in order]
+    with pytest.raises(InputError, match="--workers -1 is negative"):
+        make_loader(
+            find_pictures(root), 112, data_settings(root), LoaderSettings(workers=-1), SynthesisSettings(), batch_size=1
+        )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
