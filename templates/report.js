@@ -636,7 +636,8 @@ for (const [id, options] of [["show", SHOWS], ["sort", SORTS]])
 if (settings.known) $("sort").value = "worst";
 const top_ = Math.min(1, Math.max(0, ...pictures.map((p) => p.score)));
 $("threshold").max = Math.max(0.01, Math.ceil(top_ * 100) / 100);
-for (const id of ["query", "show", "review", "sort", "threshold"]) $(id).addEventListener("input", drawGallery);
+for (const id of ["query", "threshold"]) $(id).addEventListener("input", drawGallery);
+for (const id of ["show", "review", "sort"]) $(id).addEventListener("change", drawGallery);
 $("toolbar").addEventListener("submit", (event) => event.preventDefault());
 $("more").addEventListener("click", drawMore);
 $("export").addEventListener("click", exportVerdicts);

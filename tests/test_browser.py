@@ -1,0 +1,434 @@
+"""The evidence page in a real headless Chromium, used as a person would use it."""
+
+import json
+import shutil
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+import report
+from detector import Detection
+from matching import Copy, Instance, Region
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs Debian's packages chromium and chromium-driver"
+)
+
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+FOUND = 4  # pictures with one finding each, scores 0.6, 0.7, 0.8, 0.9
+QUIET = 70  # pictures without
+SWITCHES = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
+)  # fmt: skip
+
+
+def make_picture(i: int) -> tuple[np.ndarray, Detection]:
+    """A picture in which a square of 30 pixels stands twice, the second time 60 px to the right and 40 px down."""
+    rng = np.random.default_rng(i)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8), (0, 0), 1)
+    image[60:90, 80:110] = image[20:50, 20:50]
+    square, mask = np.ones((30, 30), bool), np.zeros((120, 160), bool)
+    mask[20:50, 20:50] = mask[60:90, 80:110] = True
+    score = 0.6 + 0.1 * i
+    affine = np.array([[1.0, 0, 60], [0, 1, 40]])
+    copy = Copy("exact", affine, 600, 1.0, score, Region(20, 20, square), Region(80, 60, square))
+    grid = np.zeros((3, 4), np.int64)
+    grid[0, 0] = 1
+    anomaly = rng.random((3, 4)).astype(np.float32)
+    return image, Detection((120, 160), score, (Instance(mask, score, (copy,)),), 0.4, True, grid, anomaly, "")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report on disk: pictures with findings (one has a hostile name), without, and one that could not be read."""
+    folder = tmp_path_factory.mktemp("report")
+    names = []
+    for i in range(FOUND):
+        path = f"/figures/{HOSTILE if i == 2 else f'found{i}.png'}"
+        names.append(report.unique_name(path))
+        report.illustrate(folder, names[-1], path, *make_picture(i))
+    plain = np.full((90, 120, 3), 180, np.uint8)
+    for i in range(QUIET):
+        path = f"/figures/quiet{i}.png"
+        names.append(report.unique_name(path))
+        report.illustrate(folder, names[-1], path, plain, Detection((90, 120), 0.0, (), 0.1, reason="all alike"))
+
+    def entries():
+        yield from (report.read_entry(folder, name) for name in names)
+        yield report.unreadable("broken", "/figures/broken.png", "cut off")
+
+    return report.write_page(folder, entries, title="A paper's figures", run="run1")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser with an empty profile."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium, page):
+    """The page just opened, at 1280 px, with nothing reviewed yet; nothing may have gone wrong when a test ends."""
+    resize(chromium, 1280, 900)
+    chromium.get(page.as_uri())
+    chromium.execute_script("localStorage.clear()")
+    chromium.get("about:blank")
+    chromium.get(page.as_uri())
+    chromium.get_log("browser")
+    yield chromium
+    assert [entry["message"] for entry in chromium.get_log("browser")] == []
+
+
+def resize(driver, width, height):
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def css(driver, selector):
+    return driver.find_element("css selector", selector)
+
+
+def every(driver, selector):
+    return driver.find_elements("css selector", selector)
+
+
+def button(driver, text, within="body"):
+    return next(b for b in every(driver, f"{within} button") if b.text == text)
+
+
+def press(driver, *keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys(*keys).perform()
+
+
+def choose(driver, id, text):
+    from selenium.webdriver.support.ui import Select
+
+    Select(css(driver, f"#{id}")).select_by_visible_text(text)
+
+
+def cards(driver):
+    return [element.text for element in every(driver, ".card .name")]
+
+
+def open_picture(driver, name):
+    next(c for c in every(driver, ".card a") if name in c.text).click()
+    wait(lambda: css(driver, "#picture-title").text == name)
+
+
+def wait(condition, seconds=5.0):
+    """Until the condition holds; what it looks for may not be on the page yet."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (NoSuchElementException, StaleElementReferenceException):
+            pass
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def visibility(driver, selector):
+    return css(driver, selector).value_of_css_property("visibility")
+
+
+# Gallery ----------------------------------------------------------------------------------------------------------
+
+
+def test_summary_comes_first(browser):
+    assert css(browser, "h1").text == "A paper's figures"
+    assert css(browser, "#headline").text == "In 4 of 74 pictures regions were found that appear more than once."
+    counts = {
+        e.find_element("css selector", "dt").text: e.find_element("css selector", "dd").text
+        for e in every(browser, ".counts div")
+    }
+    assert counts == {"pictures examined": "74", "pictures with findings": "4", "findings": "4", "not readable": "1",
+                      "reviewed": "0 of 4"}  # fmt: skip
+
+
+def test_hostile_name_is_text(browser):
+    assert cards(browser)[1] == HOSTILE
+    assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+    open_picture(browser, HOSTILE)
+    button(browser, "Confirm").click()
+    press_note = css(browser, ".note")
+    press_note.send_keys("<b>bold</b>")
+    browser.refresh()
+    assert css(browser, ".note").get_attribute("value") == "<b>bold</b>"
+    assert every(browser, "#picture-view b") == []
+
+
+def test_filter_by_name_and_clear(browser):
+    css(browser, "#query").send_keys("found1")
+    assert cards(browser) == ["found1.png"]
+    assert css(browser, "#shown").text == "1 of 75 pictures shown"
+    css(browser, "#query").clear()
+    css(browser, "#query").send_keys("no such name")
+    assert cards(browser) == [] and "No picture passes" in css(browser, "#gallery").text
+
+
+def test_filter_by_verdict_and_score(browser):
+    choose(browser, "show", "with findings")
+    assert len(cards(browser)) == 4
+    choose(browser, "show", "not readable")
+    assert cards(browser) == ["broken.png"] and "cut off" in css(browser, ".card").text
+    choose(browser, "show", "all pictures")
+    slider = css(browser, "#threshold")
+    slider.click()  # in the middle: 0.45
+    assert cards(browser) == ["found3.png", HOSTILE, "found1.png", "found0.png"]
+    for _ in range(30):
+        press(browser, "\ue014")  # arrow right: 0.01 more
+    assert float(css(browser, "#threshold-value").text) == pytest.approx(0.75, abs=0.02)
+    assert cards(browser) == ["found3.png", HOSTILE]
+
+
+def test_sort(browser):
+    assert cards(browser)[:4] == ["found3.png", HOSTILE, "found1.png", "found0.png"]
+    choose(browser, "sort", "name")
+    assert cards(browser)[:4] == [HOSTILE, "broken.png", "found0.png", "found1.png"]
+    choose(browser, "show", "nothing found")
+    assert cards(browser)[:3] == ["quiet0.png", "quiet1.png", "quiet2.png"]  # 2 before 10
+
+
+def test_many_pictures_are_drawn_as_one_scrolls(browser):
+    assert len(cards(browser)) == 60
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    wait(lambda: len(cards(browser)) == 75)
+    images = browser.execute_script(
+        "return [...document.querySelectorAll('.thumb img')].every((i) => i.loading === 'lazy')"
+    )
+    assert images
+
+
+# One picture ------------------------------------------------------------------------------------------------------
+
+
+def test_open_shows_the_proof(browser):
+    open_picture(browser, "found3.png")
+    assert css(browser, ".verdict-line").text == "1 finding · score 0.90 of 1"
+    assert css(browser, ".sentence").text == (
+        "1a → 1b This region appears again 60 px to the right and 40 px down, neither rotated nor scaled; "
+        "correlation 1.00 over 900 px."
+    )
+    assert "Every pixel is equal to the bit." in css(browser, ".tiles").text
+    loaded = "[...document.querySelectorAll('#picture-view img:not([hidden])')].every((i) => i.naturalWidth > 0)"
+    wait(lambda: browser.execute_script(f"return {loaded}"))
+    assert [tag.text for tag in every(browser, ".tag")] == ["1a", "1b"]
+    css(browser, ".measures summary").click()
+    assert "blocks equal to the bit (exact)" in css(browser, ".measures").text
+
+
+def test_toggles_and_space(browser):
+    open_picture(browser, "found3.png")
+    assert visibility(browser, ".canvas .outlines") == "visible"
+    press(browser, " ")
+    assert visibility(browser, ".canvas .outlines") == "hidden"
+    assert button(browser, "Overlay").get_attribute("aria-pressed") == "false"
+    press(browser, " ")
+    assert visibility(browser, ".canvas .outlines") == "visible"
+    button(browser, "Lines").click()
+    assert visibility(browser, ".canvas line") == "hidden" and visibility(browser, ".canvas .tint") == "visible"
+    grid, anomaly = every(browser, ".canvas .map.lines")[0], every(browser, ".canvas .map:not(.lines)")[0]
+    assert not grid.is_displayed() and not anomaly.is_displayed()
+    button(browser, "Cascade grid").click()
+    assert grid.is_displayed()
+    button(browser, "Similarity map").click()
+    assert anomaly.is_displayed() and "Distance from the picture's mean" in css(browser, ".legend").text
+    before = css(browser, ".canvas").size["width"]
+    button(browser, "2×").click()
+    assert css(browser, ".canvas").size["width"] == pytest.approx(2 * before, rel=0.05)  # less a scroll bar
+
+
+def test_without_a_model_the_maps_cannot_be_chosen(browser):
+    choose(browser, "show", "nothing found")
+    open_picture(browser, "quiet0.png")
+    assert not button(browser, "Cascade grid").is_enabled() and "all alike" in css(browser, ".reason").text
+
+
+def test_keyboard_goes_through_the_filtered_pictures(browser):
+    choose(browser, "show", "with findings")
+    open_picture(browser, "found3.png")
+    assert not button(browser, "← Previous").is_enabled()
+    for name in (HOSTILE, "found1.png", "found0.png"):
+        press(browser, "\ue014")
+        wait(lambda name=name: css(browser, "#picture-title").text == name)
+    press(browser, "\ue014")  # the last one stays
+    assert css(browser, ".crumbs nav span").text == "4 of 4"
+    press(browser, "\ue012")
+    wait(lambda: css(browser, "#picture-title").text == "found1.png")
+    press(browser, "\ue00c")
+    wait(lambda: css(browser, "#gallery-view").is_displayed())
+    assert "found1.png" in browser.switch_to.active_element.text  # back on the card one came from
+    browser.back()
+    wait(lambda: css(browser, "#picture-title").text == "found1.png")
+
+
+def test_typing_a_note_moves_nothing(browser):
+    open_picture(browser, "found3.png")
+    css(browser, ".note").send_keys("a b", "\ue012", "\ue014")
+    assert css(browser, "#picture-title").text == "found3.png" and visibility(browser, ".canvas .outlines") == "visible"
+
+
+def test_compare_slides_and_flickers(browser):
+    open_picture(browser, "found3.png")
+    slider = css(browser, ".compare-tools input")
+    slider.send_keys("\ue011")  # home: 0
+    over = css(browser, ".compare .over")
+    assert "0%" in over.value_of_css_property("clip-path")
+    button(browser, "Flicker").click()
+    states = set()
+    end = time.monotonic() + 3
+    while len(states) < 2 and time.monotonic() < end:
+        states.add(over.value_of_css_property("visibility"))
+        time.sleep(0.1)
+    assert states == {"visible", "hidden"}
+    button(browser, "Flicker").click()
+    assert button(browser, "Flicker").get_attribute("aria-pressed") == "false"
+
+
+def test_locate_enlarges_and_shows_the_region(browser):
+    open_picture(browser, "found3.png")
+    button(browser, "Locate").click()
+    assert button(browser, "2×").get_attribute("aria-pressed") == "true"
+    stage, tag = css(browser, ".stage").rect, css(browser, ".tag").rect
+    assert (
+        stage["x"] <= tag["x"] <= stage["x"] + stage["width"]
+        and stage["y"] <= tag["y"] + tag["height"] <= stage["y"] + stage["height"]
+    )
+
+
+# Verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_are_kept_exported_and_imported(browser, tmp_path):
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    open_picture(browser, "found3.png")
+    button(browser, "Confirm").click()
+    css(browser, ".note").send_keys("Same blot, see 3b")
+    press(browser, "\ue00c", "\ue00c")  # out of the note, back to all pictures
+    wait(lambda: css(browser, "#gallery-view").is_displayed())
+    open_picture(browser, "found1.png")
+    button(browser, "Dismiss").click()
+    browser.get("about:blank")
+    browser.back()
+    browser.refresh()
+    assert button(browser, "Dismiss").get_attribute("aria-pressed") == "true"
+    button(browser, "Dismiss").click()  # taken back
+    button(browser, "Dismiss").click()
+    css(browser, ".crumbs a").click()
+    wait(lambda: css(browser, "#gallery-view").is_displayed())
+    assert "2 of 4" in css(browser, "#counts").text
+    choose(browser, "review", "confirmed")
+    assert cards(browser) == ["found3.png"]
+    choose(browser, "review", "still to review")
+    assert cards(browser) == [HOSTILE, "found0.png"]
+
+    button(browser, "Export verdicts").click()
+    file = tmp_path / "verdicts-run1.json"
+    wait(file.exists)
+    content = json.loads(file.read_text())
+    assert content["run"] == "run1"
+    given = {f["path"]: (f["verdict"], f["note"]) for f in content["findings"]}
+    assert given == {
+        "/figures/found3.png": ("confirmed", "Same blot, see 3b"),
+        "/figures/found1.png": ("dismissed", ""),
+    }
+    assert content["findings"][0]["evidence"][0].startswith("This region appears again 60 px")
+
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    assert "0 of 4" in css(browser, "#counts").text
+    css(browser, "#import-file").send_keys(str(file))
+    wait(lambda: "2 of 4" in css(browser, "#counts").text)
+    assert "Took over 2 of 2 verdicts" in css(browser, "#message").text
+
+
+def test_import_of_another_file_says_so(browser, tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    css(browser, "#import-file").send_keys(str(tmp_path / "other.json"))
+    wait(lambda: "does not hold verdicts" in css(browser, "#message").text)
+
+
+# Widths, paper, offline -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out(browser, width):
+    resize(browser, width, 844)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    open_picture(browser, "found3.png")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_print_holds_summary_proof_and_verdict(browser, tmp_path):
+    import base64
+
+    import pypdfium2
+
+    open_picture(browser, "found3.png")
+    button(browser, "Confirm").click()
+    press(browser, "\ue00c")
+    wait(lambda: css(browser, "#gallery-view").is_displayed())
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
+    with pypdfium2.PdfDocument(base64.b64decode(printed["data"])) as document:
+        texts = [" ".join(page.get_textpage().get_text_range().split()) for page in document]
+        images = [len(list(page.get_objects(filter=[3]))) for page in document]
+    everything = " ".join(texts)
+    assert "In 4 of 74 pictures" in texts[0]
+    assert everything.count("This region appears again") == FOUND
+    assert "Reviewer: confirmed." in everything and everything.count("no verdict yet") == FOUND - 1
+    assert HOSTILE in everything and "quiet69.png" in everything and "Export verdicts" not in everything
+    assert sum(images) >= 4 * FOUND  # the picture, source, copy and difference of each
+
+
+def test_nothing_is_fetched(browser):
+    assert (
+        browser.execute_script(
+            "return performance.getEntriesByType('resource').filter((e) => /^https?:/.test(e.name)).length"
+        )
+        == 0
+    )
+    blocked = browser.execute_async_script(
+        "fetch('https://example.org').then(() => arguments[0]('got'), () => arguments[0]('no'))"
+    )
+    assert blocked == "no"
+    browser.get_log("browser")  # the refusal is logged
+
+
+def test_five_hundred_pictures_beside_the_page(chromium, page, tmp_path):
+    folder = tmp_path / "report"
+    shutil.copytree(page.parent / "pictures", folder / "pictures")
+    known = [json.loads(file.read_text()) for file in sorted(folder.glob("pictures/*/entry.json"))]
+
+    def entries():
+        for i in range(500):
+            entry = json.loads(json.dumps(known[i % FOUND]))
+            yield entry | {"path": f"/many/{i}.png"}
+
+    large = report.write_page(folder, entries, title="Many", run="many", embed_bytes=1_000_000)
+    assert "data:image" not in large.read_text()
+    start = time.monotonic()
+    chromium.get(large.as_uri())
+    wait(lambda: len(cards(chromium)) == 60)
+    assert time.monotonic() - start < 10
+    wait(lambda: chromium.execute_script("return document.querySelector('.thumb img').naturalWidth") == 160)
+    css(chromium, "#query").send_keys("499")
+    assert cards(chromium) == ["499.png"]
+    assert [e["message"] for e in chromium.get_log("browser")] == []
