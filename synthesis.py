@@ -15,6 +15,7 @@ import math
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from config import InputError, SynthesisSettings, SynthesizeSettings
 MIN_SIDE = 32  # smallest picture that can be forged, in pixels
 ATTEMPTS = 24  # tries for one content before the picture counts as one without anything to copy
 
-# Share of the picture inside masks, and number of contents, over the forged pictures of Recod.ai/LUC.
+# Forged pictures of Recod.ai/LUC: the share of the picture inside masks at the 5th, 25th, 50th, 75th and 95th
+# percentile is 0.0026, 0.0075, 0.027, 0.081, 0.185. The targets differ a little: what is too large to find a place
+# shrinks, and what is under the smallest side grows. CONTENT_PROBABILITIES: one, two, three, four contents in a picture.
 SHARE_PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-SHARES = (0.0010, 0.0026, 0.0075, 0.027, 0.081, 0.185, 0.30)
+SHARES = (0.0010, 0.0026, 0.0060, 0.025, 0.092, 0.20, 0.33)
 CONTENT_PROBABILITIES = (0.679, 0.255, 0.063, 0.003)
 COPY_PROBABILITIES = (0.72, 0.16, 0.07, 0.05)  # copies of one content; ours, the data set gives no such number
 
@@ -226,7 +229,9 @@ def _add_content(
         kinds = [k for k in kinds if k not in ("object", "panel")] or kinds
     if not kinds:
         return False
-    kind = kinds[_draw([KIND_WEIGHTS[k] for k in kinds], rng)]
+    # Cells and bands are small: they seldom make up a large share of the picture.
+    rare = min(1.0, 0.02 * picture.owner.size / area)
+    kind = kinds[_draw([KIND_WEIGHTS[k] * (rare if k == "object" else 1) for k in kinds], rng)]
     copies = 1 + _draw(COPY_PROBABILITIES[: settings.max_copies], rng)
     changes = [_draw_change(settings, kind, rng) for _ in range(copies)]
     weight = 1 if ease < 0.7 else 0.5
@@ -335,16 +340,18 @@ def _tight(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 
 def _panel_part(picture: _Picture, area: float, rng: np.random.Generator) -> _Source:
-    """A whole panel, if `area` is near its size, or a rectangle in one of its corners."""
+    """A whole panel, or a rectangle of about `area` pixels in one of its corners, at least a twentieth of it."""
     left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
-    share = area / (width * height)
+    share = max(0.05, area / (width * height))
     w, h = width, height
-    if share < 0.6:
-        stretch = math.exp(rng.uniform(-0.5, 0.5))
-        w = int(np.clip(width * math.sqrt(share) * stretch, picture.smallest, width))
-        h = int(np.clip(height * math.sqrt(share) / stretch, picture.smallest, height))
-        if rng.random() < 0.3:  # a strip over the whole width or height, as when two exposures overlap
-            w, h = (width, max(picture.smallest, int(height * share))) if rng.random() < 0.5 else (w, h)
+    small = len(picture.boxes) >= 6  # so that two whole panels are no more than a third of the picture
+    if share < 0.4 and not (small and rng.random() < 0.35):
+        if rng.random() < 0.3:  # a strip over the whole height or width, as when two exposures overlap
+            w, h = (int(width * share), height) if rng.random() < 0.5 else (width, int(height * share))
+        else:
+            stretch = math.exp(rng.uniform(-0.4, 0.4))
+            w, h = int(width * math.sqrt(share) * stretch), int(height * math.sqrt(share) / stretch)
+        w, h = min(width, max(w, picture.smallest)), min(height, max(h, picture.smallest))
     x = left + int(rng.integers(2)) * (width - w)
     y = top + int(rng.integers(2)) * (height - h)
     return _Source("panel", (x, y, w, h), np.ones((h, w), bool))
@@ -358,7 +365,7 @@ def _objects(picture: _Picture, area: float, rng: np.random.Generator) -> list[_
     left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
     low = 1.2 * picture.smallest
     high = max(low, min(math.sqrt(area), 0.8 * picture.largest, 0.4 * min(width, height)))
-    side = math.exp(rng.uniform(math.log(low), math.log(high)))  # objects are of any size, mostly small
+    side = math.exp(math.log(low) + rng.random() ** 0.5 * math.log(high / low))
     coarse = max(1.0, side / 36)
     w, h = min(width, int(352 * coarse)), min(height, int(352 * coarse))
     x, y = left + int(rng.integers(width - w + 1)), top + int(rng.integers(height - h + 1))
@@ -665,31 +672,52 @@ def _crop(piece: tuple[int, int, int, int], ratio: float, rng: np.random.Generat
 
 
 def _annotate(picture: _Picture, rng: np.random.Generator) -> None:
-    """Letters, arrows and scale bars, as in published figures. What they cover is no longer visible."""
-    before = picture.pixels.copy()
+    """Letters, arrows and scale bars, as in published figures. What they cover is no longer visible.
+
+    A mark that would hide too much of a source or copy is left out.
+    """
     lettered, barred = rng.random() < 0.7, rng.random() < 0.5
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if rng.random() < 0.5 else "abcdefghijklmnopqrstuvwxyz"
-    for number, (x, y, width, height) in enumerate(picture.boxes):
+    for letter, (x, y, width, height) in zip(letters, picture.boxes, strict=False):
         panel = picture.pixels[y : y + height, x : x + width]
-        ink = (255, 255, 255) if panel.mean() < 140 else (0, 0, 0)
+        style = ((255,) * 3 if panel.mean() < 140 else (0,) * 3, max(1, min(width, height) // 80))  # colour, thickness
         unit = max(6, min(width, height) // 10)  # height of a letter in pixels
-        thick = max(1, unit // 8)
+        marks = []
         if lettered:
-            at = (x + unit // 3, y + unit + unit // 3)
-            cv2.putText(
-                picture.pixels, letters[number], at, cv2.FONT_HERSHEY_SIMPLEX, unit / 22, ink, thick, cv2.LINE_AA
-            )
+            marks.append(partial(_draw_letter, letter=letter, unit=unit, style=style))
         if barred:
-            length = int(width * rng.uniform(0.15, 0.3))
-            corner = (x + width - unit // 2 - length, y + height - unit // 2 - thick)
-            cv2.rectangle(picture.pixels, corner, (corner[0] + length, corner[1] + thick), ink, -1)
-        for _ in range(int(rng.integers(0, 3)) if rng.random() < 0.3 else 0):
-            tip = (x + rng.uniform(0.2, 0.8) * width, y + rng.uniform(0.2, 0.8) * height)
-            turn = rng.uniform(0, 2 * np.pi)
-            tail = (tip[0] + 1.5 * unit * math.cos(turn), tip[1] + 1.5 * unit * math.sin(turn))
-            ends = [tuple(int(v) for v in point) for point in (tail, tip)]
-            cv2.arrowedLine(picture.pixels, *ends, ink, thick, cv2.LINE_AA, tipLength=0.4)
-    picture.owner[(picture.pixels != before).any(axis=2)] = 0
+            marks.append(partial(_draw_bar, length=int(width * rng.uniform(0.15, 0.3)), unit=unit, style=style))
+        for _ in range(int(rng.integers(1, 3)) if rng.random() < 0.2 else 0):
+            tip = (rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height)
+            marks.append(partial(_draw_arrow, tip=tip, angle=rng.uniform(0, 2 * np.pi), unit=unit, style=style))
+        for draw in marks:
+            marked = panel.copy()
+            draw(marked)
+            changed = (marked != panel).any(axis=2)
+            left = np.array(picture.visible) - picture.covered(x, y, changed)
+            if (left >= MIN_VISIBLE * np.array(picture.sizes)).all():
+                panel[changed] = marked[changed]
+                picture.owner[y : y + height, x : x + width][changed] = 0
+                picture.visible = left.tolist()
+
+
+_Style = tuple[tuple[int, int, int], int]
+
+
+def _draw_letter(panel: np.ndarray, letter: str, unit: int, style: _Style) -> None:
+    at = (unit // 3, unit + unit // 3)
+    cv2.putText(panel, letter, at, cv2.FONT_HERSHEY_SIMPLEX, unit / 22, style[0], style[1], cv2.LINE_AA)
+
+
+def _draw_bar(panel: np.ndarray, length: int, unit: int, style: _Style) -> None:
+    right, bottom = panel.shape[1] - unit // 2, panel.shape[0] - unit // 2
+    cv2.rectangle(panel, (right - length, bottom - style[1]), (right, bottom), style[0], cv2.FILLED)
+
+
+def _draw_arrow(panel: np.ndarray, tip: tuple[float, float], angle: float, unit: int, style: _Style) -> None:
+    tail = (tip[0] + 1.5 * unit * math.cos(angle), tip[1] + 1.5 * unit * math.sin(angle))
+    ends = [tuple(int(v) for v in point) for point in (tail, tip)]
+    cv2.arrowedLine(panel, *ends, style[0], style[1], cv2.LINE_AA, tipLength=0.4)
 
 
 # ---------------------------------------------------------------- the finished picture
