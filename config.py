@@ -205,14 +205,16 @@ class TuningSettings:
 
 @dataclass(frozen=True)
 class TestSettings:
-    """Score a checkpoint."""
+    """Score detection."""
 
     data: DataSettings
-    checkpoint: Path  # best.pt of a run
     out: Path  # folder for metrics.json, records.jsonl and submission.csv
+    checkpoint: Path | None = None  # best.pt of a run; the matching alone is scored when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every picture
+    ways: tuple[Literal["embedding", "matching", "both"], ...] = ("embedding", "matching", "both")  # what is scored; the submission is the last one's
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,26 @@
 """Geometric evidence: pairs of regions of one picture that are copies of each other, proven on the pixels."""
 
+import functools
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import cv2
 import numpy as np
+
+import alignment
+import candidates
+import exact
+from alignment import Canvas, Evidence
+from candidates import Candidates
+from config import InputError, MatchingSettings, read_json
+
+CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
+MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
+MIN_AREA = 80  # least area of one region of a copy in pixels
+FEATURES = ("fine", "band", "local", "size", "texture", "second", "around", "votes", "fine_size")
 
 
 @dataclass(frozen=True)
@@ -61,3 +78,291 @@ class Instance:
     mask: np.ndarray  # (H, W) bool
     score: float  # 0 to 1
     copies: tuple[Copy, ...]  # the evidence; empty where only the embedding proposes the instance
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What was found in one picture."""
+
+    instances: tuple[Instance, ...]  # best first
+    complete: bool  # False when the time budget ended the search
+    seconds: dict[str, float] = field(default_factory=dict)  # per stage
+    copies: tuple[Copy, ...] = ()  # every verified copy, also those below the threshold; best first
+    facts: tuple[dict[str, float], ...] = ()  # what the calibration looked at, for each of `copies`; empty for exact
+
+
+@dataclass
+class _Search:
+    """State of one picture's search."""
+
+    canvas: Canvas
+    settings: MatchingSettings
+    deadline: float
+    copies: list[Copy] = field(default_factory=list)
+    evidence: list[dict[str, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    complete: bool = True
+
+    def late(self) -> bool:
+        """Whether the time budget is spent; remembered in `complete`."""
+        if time.perf_counter() > self.deadline:
+            self.complete = False
+        return not self.complete
+
+
+def find_instances(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.ndarray] = ()) -> Matches:
+    """Duplicated contents of one picture, with their proof.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        regions: masks (H, W) bool, each with two or more parts that may be copies of each other: searched more
+            thoroughly, proven in the same way.
+    Raises:
+        ValueError: the picture or a region has another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    start = time.perf_counter()
+    if min(image.shape[:2]) < MIN_SIDE:
+        return Matches((), True)
+    search = _Search(alignment.prepare(image), settings, start + settings.seconds_per_image)
+    grey = np.clip(search.canvas.grey, 0, 255).astype(np.uint8)
+    if grey.min() == grey.max():
+        return Matches((), True)
+    stages = {
+        "exact": lambda: _search_exact(search, image),
+        "keypoints": lambda: _search_keypoints(search, grey),
+        "objects": lambda: _search_objects(search),
+        "dense": lambda: _search_dense(search),
+    }
+    for kind, stage in stages.items():
+        if kind in settings.matching_kinds and not search.late():
+            begun = time.perf_counter()
+            stage()
+            search.seconds[kind] = time.perf_counter() - begun
+    for region in regions:
+        if region.shape != image.shape[:2] or region.dtype != bool:
+            raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
+        if not search.late():
+            _search_region(search, grey, region)
+    threshold = score_threshold(settings.max_false_alarms)
+    order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
+    copies = tuple(search.copies[i] for i in order)
+    instances = group_copies([copy for copy in copies if copy.score >= threshold], image.shape[:2])
+    search.seconds["all"] = time.perf_counter() - start
+    return Matches(tuple(instances), search.complete, search.seconds, copies, tuple(search.evidence[i] for i in order))
+
+
+# The searches ---------------------------------------------------------------------------------------------------
+
+
+def _search_exact(search: _Search, image: np.ndarray) -> None:
+    for found in exact.find_exact(image):
+        source = Region(found.x, found.y, found.mask)
+        target = warp_region(source, found.affine, search.canvas.shape)
+        if target is None:
+            continue
+        score = 1 / (1 + math.exp(-(found.blocks - 60) / 40))
+        search.copies.append(Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target))
+        search.evidence.append({})
+
+
+def _search_keypoints(search: _Search, grey: np.ndarray) -> None:
+    limit = min(search.settings.max_keypoints, max(2000, grey.size // 60))
+    groups, singles = candidates.keypoint_candidates(grey, limit, search.settings.match_ratio)
+    _prove(search, "keypoints", groups)
+    order = np.argsort(-singles.likeness, kind="stable")[:4000]
+    _prove(search, "keypoints", singles.take(order))
+
+
+def _search_objects(search: _Search) -> None:
+    points, radii = candidates.object_points(search.canvas.grey, 6000)
+    _prove(search, "objects", candidates.polar_candidates(search.canvas.band, points, radii, 3, 0.8))
+
+
+def _search_dense(search: _Search) -> None:
+    points, radii = candidates.blob_points(search.canvas.grey, (1.6, 2.3, 3.3), 6000)
+    _prove(search, "dense", candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.8))
+
+
+def _search_region(search: _Search, grey: np.ndarray, region: np.ndarray) -> None:
+    """A region proposed by the embedding: more keypoints and weaker matches, the same proof."""
+    near = cv2.dilate(region.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    groups, singles = candidates.keypoint_candidates(grey, 4000, 0.95, mask=near)
+    _prove(search, "keypoints", candidates.concatenate([groups, singles]))
+    points, radii = candidates.blob_points(search.canvas.grey, (1.6, 2.3, 3.3, 4.6), 12000)
+    inside = near[points[:, 1].astype(int), points[:, 0].astype(int)]
+    found = candidates.polar_candidates(search.canvas.band, points[inside], radii[inside], 4, 0.7)
+    _prove(search, "dense", found)
+
+
+# The one verification -------------------------------------------------------------------------------------------
+
+
+def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
+    """Screen candidates on small discs, verify the best of them over their regions, keep what holds."""
+    if len(proposed) == 0:
+        return
+    affines, centres, radii, values = alignment.screen(
+        search.canvas, proposed.affines, proposed.centres, proposed.radii
+    )
+    rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
+    good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > 0.25))
+    good = good[np.argsort(-rank[good], kind="stable")]
+    tried = 0
+    for index in good:
+        if tried >= search.settings.max_verified or search.late():
+            break
+        if _explained(search.copies, centres[index], alignment.apply(affines[index], centres[index][None])[0]):
+            continue
+        tried += 1
+        evidence = alignment.verify(search.canvas, affines[index], centres[index], float(radii[index]))
+        if evidence is not None and evidence.mask.sum() >= MIN_AREA:
+            _keep(search, kind, evidence, int(proposed.votes[index]))
+
+
+def _explained(copies: Sequence[Copy], point: np.ndarray, partner: np.ndarray) -> bool:
+    """Whether a verified copy already takes the point to its partner, in either direction."""
+    for copy in copies:
+        for region, affine in ((copy.source, copy.affine), (copy.target, alignment.invert(copy.affine))):
+            x, y = round(float(point[0])) - region.x, round(float(point[1])) - region.y
+            h, w = region.mask.shape
+            if -2 <= x < w + 2 and -2 <= y < h + 2:
+                there = alignment.apply(affine, point[None])[0]
+                if np.abs(there - partner).max() < 4:
+                    return True
+    return False
+
+
+def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -> bool:
+    """Whether a verified copy joins the same two regions by the same map, in either direction."""
+    for a, b, known in (
+        (copy.source, copy.target, copy.affine),
+        (copy.target, copy.source, alignment.invert(copy.affine)),
+    ):
+        if 2 * _overlap(a, source) > source.mask.sum() and 2 * _overlap(b, target) > target.mask.sum():
+            h, w = source.mask.shape
+            middle = np.array([[source.x + w / 2, source.y + h / 2]])
+            if np.abs(alignment.apply(known, middle) - alignment.apply(affine, middle)).max() < 6:
+                return True
+    return False
+
+
+def _keep(search: _Search, kind: str, evidence: Evidence, votes: int) -> None:
+    rows, columns = np.flatnonzero(evidence.mask.any(axis=1)), np.flatnonzero(evidence.mask.any(axis=0))
+    mask = evidence.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    source = Region(evidence.x + int(columns[0]), evidence.y + int(rows[0]), mask)
+    target = warp_region(source, evidence.affine, search.canvas.shape)
+    if target is None or _overlap(source, target) > 0.3 * mask.sum():
+        return
+    if any(_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
+        return
+    facts = features(evidence, votes)
+    score = calibrated_score(facts)
+    search.copies.append(Copy(kind, evidence.affine, votes, evidence.local, score, source, target))
+    search.evidence.append(facts)
+
+
+def features(evidence: Evidence, votes: int) -> dict[str, float]:
+    """What the calibration looks at; names are those of `FEATURES`."""
+    area = float(evidence.mask.sum())
+    fine = math.atanh(min(max(evidence.fine, -0.99), 0.99))
+    size = math.log(area / 400)
+    return {
+        "fine": fine,
+        "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
+        "local": math.atanh(min(max(evidence.local, -0.99), 0.99)),
+        "size": size,
+        "texture": math.log(evidence.texture + 0.3),
+        "second": evidence.second,
+        "around": evidence.around,
+        "votes": math.log(votes),
+        "fine_size": fine * size,
+    }
+
+
+@functools.cache
+def _calibration() -> dict:
+    if not CALIBRATION.is_file():
+        raise FileNotFoundError(f"there is no file {CALIBRATION}; make it with benchmark.py calibrate")
+    return read_json(CALIBRATION)
+
+
+def calibrated_score(facts: dict[str, float]) -> float:
+    """Probability of a true copy, from the logistic model in weights/evidence.json."""
+    model = _calibration()
+    total = model["intercept"] + sum(model["weights"][name] * facts[name] for name in FEATURES)
+    return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
+
+
+def score_threshold(max_false_alarms: float) -> float:
+    """Least score of a copy for a share of authentic pictures with a false alarm, from the calibration's table."""
+    if not 0 < max_false_alarms <= 1:
+        raise InputError(f"max_false_alarms is {max_false_alarms}; it must be over 0 and at most 1")
+    shares, scores = np.array(_calibration()["thresholds"]).T
+    # Scores crowd at 1: the table is interpolated on the log-odds.
+    odds = np.interp(math.log(max_false_alarms), np.log(shares), scores)
+    return float(1 / (1 + np.exp(-odds)))
+
+
+# Regions and instances ------------------------------------------------------------------------------------------
+
+
+def warp_region(region: Region, affine: np.ndarray, shape: tuple[int, int]) -> Region | None:
+    """Place of a region under a map, cut at the picture's border; None where nothing is left."""
+    h, w = region.mask.shape
+    corners = np.array([[-1, -1], [w, -1], [-1, h], [w, h]], float)
+    moved = alignment.apply(affine, corners + np.array([region.x, region.y]))
+    x0, y0 = np.maximum(np.floor(moved.min(axis=0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(moved.max(axis=0)).astype(int) + 1, (shape[1], shape[0]))
+    if x1 <= x0 or y1 <= y0:
+        return None
+    local = affine.copy()
+    local[:, 2] += affine[:, :2] @ (region.x, region.y) - (x0, y0)
+    mask = cv2.warpAffine(region.mask.astype(np.float32), local, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR)
+    mask = mask > 0.5
+    return Region(int(x0), int(y0), mask) if mask.any() else None
+
+
+def _overlap(a: Region, b: Region) -> int:
+    """Pixels in both regions."""
+    x0, y0 = max(a.x, b.x), max(a.y, b.y)
+    x1 = min(a.x + a.mask.shape[1], b.x + b.mask.shape[1])
+    y1 = min(a.y + a.mask.shape[0], b.y + b.mask.shape[0])
+    if x1 <= x0 or y1 <= y0:
+        return 0
+    part_a = a.mask[y0 - a.y : y1 - a.y, x0 - a.x : x1 - a.x]
+    return int((part_a & b.mask[y0 - b.y : y1 - b.y, x0 - b.x : x1 - b.x]).sum())
+
+
+def group_copies(copies: Sequence[Copy], shape: tuple[int, int]) -> list[Instance]:
+    """Instances of copies: those that share a region belong to one content (graph of matches); best first.
+
+    Regions are shared when they overlap by half of the smaller one; contents that merely touch stay apart.
+    """
+    parent = list(range(len(copies)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, a in enumerate(copies):
+        for j in range(i):
+            for one in (a.source, a.target):
+                for other in (copies[j].source, copies[j].target):
+                    if _overlap(one, other) > 0.5 * min(one.mask.sum(), other.mask.sum()):
+                        parent[root(i)] = root(j)
+    groups: dict[int, list[Copy]] = {}
+    for i, copy in enumerate(copies):
+        groups.setdefault(root(i), []).append(copy)
+    instances = []
+    for members in groups.values():
+        mask = np.zeros(shape, bool)
+        for copy in members:
+            for region in (copy.source, copy.target):
+                h, w = region.mask.shape
+                mask[region.y : region.y + h, region.x : region.x + w] |= region.mask
+        instances.append(Instance(mask, max(copy.score for copy in members), tuple(members)))
+    return sorted(instances, key=lambda instance: -instance.score)

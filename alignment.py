@@ -1,0 +1,607 @@
+"""Aligning a region with its supposed copy on the pixels, and measuring how alike the two are.
+
+Every candidate of every search ends here. `screen` refines many candidates at once on a small disc around each
+(compiled, about 0.2 ms each); `verify` grows one of them to its full region and collects the evidence.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numba
+import numpy as np
+
+FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
+NARROW_SIGMA = 2.5  # the same for the last alignment
+COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
+MARGIN = 3  # of a disc's patch, for the high-pass
+MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
+MAX_POINTS = 1500  # pixels used by one refinement
+LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One picture as the alignment needs it; all (H, W) float32."""
+
+    grey: np.ndarray  # 0 to 255
+    band: np.ndarray  # without noise and without what is coarser than COARSE_SIGMA
+    narrow: np.ndarray  # the same with NARROW_SIGMA: its window reaches less over a region's edge
+    levels: np.ndarray  # (len(LEVELS), H, W): grey as it would look after shrinking by LEVELS
+    noise: float  # standard deviation of the fine structure in the quietest parts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.grey.shape
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A verified pair in the frame of its coarser partner (the template)."""
+
+    affine: np.ndarray  # (2, 3): template pixel (x, y, 1) -> partner pixel
+    x: int  # left edge of the window in the picture
+    y: int  # top edge
+    mask: np.ndarray  # (h, w) bool: the template's region in that window
+    fine: float  # correlation of the fine structure over the region
+    band: float  # correlation of the middle band over the region
+    local: float  # median of the local correlation over the region
+    texture: float  # standard deviation of the fine structure over the region, in grey levels
+    second: float  # best correlation of the region's middle at another offset: near `band` for true repeats
+    around: float  # correlation of the fine structure just outside of the region
+
+
+def prepare(image: np.ndarray) -> Canvas:
+    """Canvas of a picture (H, W, 3) uint8 RGB."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
+    band = smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA)
+    narrow = smooth - cv2.GaussianBlur(grey, (0, 0), NARROW_SIGMA)
+    levels = np.stack([grey] + [cv2.GaussianBlur(grey, (0, 0), 0.5 * float(np.sqrt(s * s - 1))) for s in LEVELS[1:]])
+    fine = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA))
+    blocks = cv2.resize(fine, (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1)), interpolation=cv2.INTER_AREA)
+    return Canvas(grey, band, narrow, levels, max(float(np.percentile(blocks, 10)) * 1.25, 0.5))
+
+
+def scale_of(affine: np.ndarray) -> float:
+    """Length that a pixel has after the map (geometric mean of both axes)."""
+    return float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+
+
+def invert(affine: np.ndarray) -> np.ndarray:
+    """Inverse of an affine map (2, 3)."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.hstack([linear, -linear @ affine[:, 2:]])
+
+
+def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Places (n, 2) of points (n, 2), both as (x, y)."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+# Compiled core --------------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, fastmath=True)
+def _sample(image: np.ndarray, x: float, y: float) -> float:
+    """Bilinear value; the nearest inside outside of the picture."""
+    height, width = image.shape
+    x = min(max(x, 0.0), width - 1.001)
+    y = min(max(y, 0.0), height - 1.001)
+    i = int(y)
+    j = int(x)
+    a = y - i
+    b = x - j
+    return (1 - a) * ((1 - b) * image[i, j] + b * image[i, j + 1]) + a * (
+        (1 - b) * image[i + 1, j] + b * image[i + 1, j + 1]
+    )
+
+
+@numba.njit(cache=True)
+def _cholesky(matrix: np.ndarray) -> None:
+    """Lower Cholesky factor in place of a small positive definite matrix, whose lower half is read."""
+    for k in range(len(matrix)):
+        for m in range(k + 1):
+            total = matrix[k, m]
+            for p in range(m):
+                total -= matrix[k, p] * matrix[m, p]
+            matrix[k, m] = np.sqrt(max(total, 1e-12)) if k == m else total / matrix[m, m]
+
+
+@numba.njit(cache=True)
+def _solve(factor: np.ndarray, values: np.ndarray) -> None:
+    """Solve with a lower Cholesky factor, in place."""
+    n = len(values)
+    for k in range(n):
+        for p in range(k):
+            values[k] -= factor[k, p] * values[p]
+        values[k] /= factor[k, k]
+    for k in range(n - 1, -1, -1):
+        for p in range(k + 1, n):
+            values[k] -= factor[p, k] * values[p]
+        values[k] /= factor[k, k]
+
+
+@numba.njit(cache=True, fastmath=True)
+def _refine(
+    template: np.ndarray,
+    partner: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    affine: np.ndarray,
+    steps: int,
+    full: bool,
+) -> float:
+    """Gauss-Newton on the zero-mean normalised difference, over the given template pixels; changes `affine`.
+
+    With partner(A(x)) ~ template(x), the template's gradient tells which small affine motion B of the template
+    explains what is left, and A becomes A(1 + B). `full`: six parameters, else shift, rotation, scale. Returns the
+    correlation; -1 where there is no texture or the map leaves the picture.
+    """
+    n = len(xs)
+    count = 6 if full else 4
+    values = np.empty(n)
+    warped = np.empty(n)
+    jacobian = np.empty((n, count))
+    height, width = partner.shape
+    cx = 0.0
+    cy = 0.0
+    mean = 0.0
+    for i in range(n):
+        cx += xs[i]
+        cy += ys[i]
+        values[i] = template[ys[i], xs[i]]
+        mean += values[i]
+    cx /= n
+    cy /= n
+    mean /= n
+    power = 0.0
+    extent = 1.0
+    for i in range(n):
+        values[i] -= mean
+        power += values[i] * values[i]
+        extent = max(extent, abs(xs[i] - cx), abs(ys[i] - cy))
+    power = np.sqrt(power / n)
+    if power < 1e-3:
+        return -1.0
+    for i in range(n):
+        x, y = xs[i], ys[i]
+        gx = (template[y, min(x + 1, template.shape[1] - 1)] - template[y, max(x - 1, 0)]) / (2 * power)
+        gy = (template[min(y + 1, template.shape[0] - 1), x] - template[max(y - 1, 0), x]) / (2 * power)
+        u = (x - cx) / extent
+        v = (y - cy) / extent
+        jacobian[i, 0] = gx
+        jacobian[i, 1] = gy
+        if full:
+            jacobian[i, 2] = gx * u
+            jacobian[i, 3] = gx * v
+            jacobian[i, 4] = gy * u
+            jacobian[i, 5] = gy * v
+        else:
+            jacobian[i, 2] = gx * u + gy * v
+            jacobian[i, 3] = gy * u - gx * v
+        values[i] /= power
+    normal = np.zeros((count, count))
+    for i in range(n):
+        for k in range(count):
+            for m in range(k + 1):
+                normal[k, m] += jacobian[i, k] * jacobian[i, m]
+    for k in range(count):
+        normal[k, k] *= 1 + 1e-4
+        normal[k, k] += 1e-6 * n
+    _cholesky(normal)
+    motion = np.zeros(count)
+    best = -1.0
+    kept = affine.copy()
+    for _ in range(steps + 1):
+        mean = 0.0
+        outside = 0
+        for i in range(n):
+            px = affine[0, 0] * xs[i] + affine[0, 1] * ys[i] + affine[0, 2]
+            py = affine[1, 0] * xs[i] + affine[1, 1] * ys[i] + affine[1, 2]
+            if px < 0 or py < 0 or px > width - 1 or py > height - 1:
+                outside += 1
+            warped[i] = _sample(partner, px, py)
+            mean += warped[i]
+        if outside * 3 > n:
+            break
+        mean /= n
+        power = 0.0
+        for i in range(n):
+            warped[i] -= mean
+            power += warped[i] * warped[i]
+        power = np.sqrt(power / n)
+        if power < 1e-3:
+            break
+        correlation = 0.0
+        for i in range(n):
+            warped[i] /= power
+            correlation += warped[i] * values[i]
+        correlation /= n
+        if correlation < best - 0.02:
+            break
+        gain = correlation - best
+        if correlation > best:
+            best = correlation
+            kept[:] = affine
+        if gain < 1e-4:
+            break
+        motion[:] = 0
+        for i in range(n):
+            left = values[i] - warped[i]
+            for k in range(count):
+                motion[k] += jacobian[i, k] * left
+        _solve(normal, motion)
+        bx = motion[0]
+        by = motion[1]
+        if full:
+            a, b, c, d = motion[2] / extent, motion[3] / extent, motion[4] / extent, motion[5] / extent
+        else:
+            a, b, c, d = motion[2] / extent, -motion[3] / extent, motion[3] / extent, motion[2] / extent
+        size = max(abs(bx), abs(by), max(abs(a) + abs(b), abs(c) + abs(d)) * extent)
+        if size > 3.0:  # a longer step than the gradient is good for
+            bx, by, a, b, c, d = bx * 3 / size, by * 3 / size, a * 3 / size, b * 3 / size, c * 3 / size, d * 3 / size
+        # x -> x + (bx, by) + [[a, b], [c, d]] (x - centre), then the old map.
+        tx = bx - a * cx - b * cy
+        ty = by - c * cx - d * cy
+        for r in range(2):
+            p, q = affine[r, 0], affine[r, 1]
+            affine[r, 0] = p * (1 + a) + q * c
+            affine[r, 1] = p * b + q * (1 + d)
+            affine[r, 2] += p * tx + q * ty
+    affine[:] = kept
+    return best
+
+
+@numba.njit(cache=True, fastmath=True)
+def _disc(x: float, y: float, radius: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a disc inside the picture."""
+    r = int(radius)
+    xs = np.empty((2 * r + 1) ** 2, np.int64)
+    ys = np.empty((2 * r + 1) ** 2, np.int64)
+    n = 0
+    jx = round(x)
+    jy = round(y)
+    for dy in range(-r, r + 1):
+        for dx in range(-r, r + 1):
+            if dx * dx + dy * dy <= radius * radius:
+                px = jx + dx
+                py = jy + dy
+                if 1 <= px < width - 1 and 1 <= py < height - 1:
+                    xs[n] = px
+                    ys[n] = py
+                    n += 1
+    return xs[:n], ys[:n]
+
+
+@numba.njit(cache=True, fastmath=True)
+def _fine_correlation(
+    template: np.ndarray, partner: np.ndarray, affine: np.ndarray, x: float, y: float, radius: int
+) -> float:
+    """Correlation of the fine structure on the disc around (x, y) of the template."""
+    height, width = template.shape
+    side = 2 * (radius + MARGIN) + 1
+    a = np.empty((side, side))
+    b = np.empty((side, side))
+    jx = round(x)
+    jy = round(y)
+    for i in range(side):
+        for j in range(side):
+            px = min(max(jx + j - radius - MARGIN, 0), width - 1)
+            py = min(max(jy + i - radius - MARGIN, 0), height - 1)
+            a[i, j] = template[py, px]
+            b[i, j] = _sample(
+                partner,
+                affine[0, 0] * px + affine[0, 1] * py + affine[0, 2],
+                affine[1, 0] * px + affine[1, 1] * py + affine[1, 2],
+            )
+    kernel = np.exp(-0.5 * (np.arange(-MARGIN, MARGIN + 1) / FINE_SIGMA) ** 2)
+    kernel /= kernel.sum()
+    saa = 0.0
+    sbb = 0.0
+    sab = 0.0
+    sa = 0.0
+    sb = 0.0
+    n = 0
+    rows_a = np.empty((side, side))
+    rows_b = np.empty((side, side))
+    for i in range(side):
+        for j in range(MARGIN, side - MARGIN):
+            va = 0.0
+            vb = 0.0
+            for k in range(2 * MARGIN + 1):
+                va += kernel[k] * a[i, j + k - MARGIN]
+                vb += kernel[k] * b[i, j + k - MARGIN]
+            rows_a[i, j] = va
+            rows_b[i, j] = vb
+    middle = radius + MARGIN
+    for i in range(MARGIN, side - MARGIN):
+        for j in range(MARGIN, side - MARGIN):
+            if (i - middle) ** 2 + (j - middle) ** 2 > radius * radius:
+                continue
+            va = a[i, j]
+            vb = b[i, j]
+            for k in range(2 * MARGIN + 1):
+                va -= kernel[k] * rows_a[i + k - MARGIN, j]
+                vb -= kernel[k] * rows_b[i + k - MARGIN, j]
+            sa += va
+            sb += vb
+            saa += va * va
+            sbb += vb * vb
+            sab += va * vb
+            n += 1
+    va = saa - sa * sa / n
+    vb = sbb - sb * sb / n
+    if va < 0.04 * n or vb < 0.04 * n:  # less than 0.2 grey levels of fine structure
+        return 0.0
+    return (sab - sa * sb / n) / np.sqrt(va * vb)
+
+
+@numba.njit(cache=True, nogil=True)
+def _screen(
+    band: np.ndarray, levels: np.ndarray, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int
+) -> np.ndarray:
+    """Refine every candidate in place; (n, 2): correlation of the middle band and of the fine structure."""
+    height, width = band.shape
+    out = np.full((len(affines), 2), -1.0)
+    for i in range(len(affines)):
+        xs, ys = _disc(centres[i, 0], centres[i, 1], radii[i], height, width)
+        if len(xs) < 60:
+            continue
+        out[i, 0] = _refine(band, band, xs, ys, affines[i], steps, False)
+        if out[i, 0] < 0.5:
+            continue
+        scale = np.sqrt(abs(affines[i, 0, 0] * affines[i, 1, 1] - affines[i, 0, 1] * affines[i, 1, 0]))
+        level = 0
+        while level < len(LEVELS) - 1 and scale > 0.5 * (LEVELS[level] + LEVELS[level + 1]):
+            level += 1
+        out[i, 1] = _fine_correlation(levels[0], levels[level], affines[i], centres[i, 0], centres[i, 1], int(radii[i]))
+    return out
+
+
+def screen(
+    canvas: Canvas, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int = 12
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Refine candidates on small discs.
+
+    Args:
+        affines: (n, 2, 3) float64, pixel (x, y, 1) -> supposed copy.
+        centres: (n, 2) float64 (x, y) of the discs, before the map.
+        radii: (n,) float64 in pixels, before the map.
+    Returns:
+        Refined maps, centres and radii in the frame of the coarser partner (scale at least 1), and (n, 2)
+        correlations of the middle band and of the fine structure; -1 where alignment failed.
+    """
+    affines, centres, radii = affines.astype(np.float64), centres.astype(np.float64), radii.astype(np.float64)
+    scales = np.sqrt(np.abs(np.linalg.det(affines[:, :, :2])))
+    shrinks = np.flatnonzero(scales < 1 / 1.05)
+    for i in shrinks:
+        centres[i] = apply(affines[i], centres[i][None])[0]
+        affines[i] = invert(affines[i])
+    radii[shrinks] *= scales[shrinks]
+    radii = np.clip(radii, 6, MAX_RADIUS)
+    before = affines.copy()
+    values = _screen(canvas.band, canvas.levels, affines, centres, radii, steps)
+    # A map that ran away from its candidate is not an alignment.
+    moved = np.linalg.norm(
+        np.einsum("nij,nj->ni", affines[:, :, :2] - before[:, :, :2], centres) + affines[:, :, 2] - before[:, :, 2],
+        axis=1,
+    )
+    change = np.sqrt(
+        np.abs(np.linalg.det(affines[:, :, :2])) / np.maximum(np.abs(np.linalg.det(before[:, :, :2])), 1e-9)
+    )
+    values[(moved > 0.7 * radii + 4) | (change > 1.5) | (change < 1 / 1.5)] = -1
+    return affines, centres, radii, values
+
+
+# Growing one candidate to its region ----------------------------------------------------------------------------
+
+
+def verify(
+    canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_local: float = 0.5
+) -> Evidence | None:
+    """Grow an aligned disc to the region that agrees, refining the map as it grows; None where nothing holds.
+
+    Args:
+        affine: (2, 3), scale at least about 1 (as `screen` returns it).
+        centre: (x, y) of the disc in the template's frame.
+    """
+    affine = affine.copy()
+    height, width = canvas.shape
+    half = max(int(2.5 * radius), 24)
+    region = None
+    for _ in range(8):
+        box = _window(centre, half, (height, width))
+        template, partner, valid = _pair(canvas, affine, box)
+        local = _local_correlation(template, partner, valid, canvas.noise)
+        region = _grow(local, template, partner, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
+        if region is None:
+            return None
+        refined = _refine_region(canvas, affine, region & (local > 0.5 * (1 + min_local)), box)
+        corners = np.array([[box[0], box[1]], [box[2], box[3]], [box[0], box[3]], [box[2], box[1]]], float)
+        settled = float(np.abs(apply(refined, corners) - apply(affine, corners)).max())
+        affine = refined
+        touches = _touches(region, box, (height, width))
+        if not touches and settled < 0.7:
+            break
+        if touches:
+            half *= 2
+    template, partner, valid = _pair(canvas, affine, box)
+    local = _local_correlation(template, partner, valid, canvas.noise)
+    region = _grow(local, template, partner, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
+    if region is None:
+        return None
+    return _measure(template, partner, valid, local, region, affine, box)
+
+
+def _refine_region(
+    canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tuple[int, int, int, int]
+) -> np.ndarray:
+    """Map refined on a region's inside, away from its edge, where the band-pass mixes in what lies outside."""
+    ys, xs = np.nonzero(_inside(region, 150))
+    if len(xs) < 60:
+        return affine
+    if len(xs) > MAX_POINTS:
+        keep = np.linspace(0, len(xs) - 1, MAX_POINTS).astype(int)
+        xs, ys = xs[keep], ys[keep]
+    refined = affine.copy()
+    value = _refine(canvas.narrow, canvas.narrow, xs + box[0], ys + box[1], refined, 15, len(xs) > 300)
+    return refined if value > 0.2 else affine
+
+
+def _inside(region: np.ndarray, least: int) -> np.ndarray:
+    """Region without its edge, as wide an edge as leaves `least` pixels; the region itself where that is too much."""
+    for size in (9, 7, 5, 3):
+        inside = cv2.erode(region.astype(np.uint8), np.ones((size, size), np.uint8), borderValue=0) > 0
+        if inside.sum() >= least:
+            return inside
+    return region
+
+
+def _window(centre: np.ndarray, half: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Box (x0, y0, x1, y1) around the centre, cut at the picture's border."""
+    x, y = round(float(centre[0])), round(float(centre[1]))
+    return max(x - half, 0), max(y - half, 0), min(x + half + 1, shape[1]), min(y + half + 1, shape[0])
+
+
+def _touches(region: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int]) -> bool:
+    """Whether the region reaches a side of the window that is not the picture's border."""
+    return bool(
+        (region[0].any() and box[1] > 0)
+        or (region[-1].any() and box[3] < shape[0])
+        or (region[:, 0].any() and box[0] > 0)
+        or (region[:, -1].any() and box[2] < shape[1])
+    )
+
+
+def _pair(
+    canvas: Canvas, affine: np.ndarray, box: tuple[int, int, int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Template and aligned partner (h, w) float32 in the window, and where the partner lies inside the picture."""
+    x0, y0, x1, y1 = box
+    shifted = affine.copy()
+    shifted[:, 2] += affine[:, :2] @ (x0, y0)
+    level = int(np.argmin(np.abs(np.array(LEVELS) - scale_of(affine))))
+    size = (x1 - x0, y1 - y0)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    partner = cv2.warpAffine(canvas.levels[level], shifted, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    xs, ys = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    px = shifted[0, 0] * xs + shifted[0, 1] * ys + shifted[0, 2]
+    py = shifted[1, 0] * xs + shifted[1, 1] * ys + shifted[1, 2]
+    valid = (px >= 0) & (py >= 0) & (px <= canvas.shape[1] - 1) & (py <= canvas.shape[0] - 1)
+    # A pixel that maps next to itself is no copy.
+    valid &= np.hypot(px - (xs + x0), py - (ys + y0)) > 6
+    return canvas.grey[y0:y1, x0:x1], partner, valid
+
+
+def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def _local_correlation(
+    template: np.ndarray, partner: np.ndarray, valid: np.ndarray, noise: float, sigma: float = 2.5
+) -> np.ndarray:
+    """Zero-mean normalised correlation (h, w) float32 in a Gaussian window; drawn to 0 where there is no texture."""
+    a, b = template - template.mean(), partner - partner.mean()
+    ma, mb = _blur(a, sigma), _blur(b, sigma)
+    va = np.maximum(_blur(a * a, sigma) - ma * ma, 0)
+    vb = np.maximum(_blur(b * b, sigma) - mb * mb, 0)
+    cov = _blur(a * b, sigma) - ma * mb
+    floor = 0.5 * noise * noise
+    return np.where(valid, cov / np.sqrt((va + floor) * (vb + floor)), -1).astype(np.float32)
+
+
+def _grow(
+    local: np.ndarray,
+    template: np.ndarray,
+    partner: np.ndarray,
+    valid: np.ndarray,
+    centre: tuple[float, float],
+    radius: float,
+    min_local: float,
+) -> np.ndarray | None:
+    """Connected region of agreement that holds (or lies next to) the candidate's disc; (h, w) bool."""
+    agree = (local > min_local).astype(np.uint8)
+    agree = cv2.morphologyEx(agree, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    agree = cv2.morphologyEx(agree, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    count, labels = cv2.connectedComponents(agree, connectivity=4)
+    if count < 2:
+        return None
+    ys, xs = np.ogrid[: local.shape[0], : local.shape[1]]
+    disc = (xs - centre[0]) ** 2 + (ys - centre[1]) ** 2 <= max(radius, 5) ** 2
+    votes = np.bincount(labels[disc], minlength=count)
+    votes[0] = 0
+    if votes.max() < 0.25 * disc.sum():
+        return None
+    region = labels == votes.argmax()
+    return _fill_holes(region, 0.2) & valid
+
+
+def _fill_holes(region: np.ndarray, share: float) -> np.ndarray:
+    """Fill holes smaller than a share of the region: flat parts of a content have no correlation of their own."""
+    background = (~region).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
+    h, w = region.shape
+    filled = region.copy()
+    for label in range(1, count):
+        x, y, bw, bh, area = stats[label]
+        if x > 0 and y > 0 and x + bw < w and y + bh < h and area < share * region.sum() + 20:
+            filled[labels == label] = True
+    return filled
+
+
+def _correlate(a: np.ndarray, b: np.ndarray) -> float:
+    """Zero-mean normalised correlation of two lists of values; 0 without variance."""
+    if len(a) < 10:
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    power = float(np.sqrt((a * a).mean() * (b * b).mean()))
+    return float((a * b).mean() / power) if power > 1e-3 else 0.0
+
+
+def _measure(
+    template: np.ndarray,
+    partner: np.ndarray,
+    valid: np.ndarray,
+    local: np.ndarray,
+    region: np.ndarray,
+    affine: np.ndarray,
+    box: tuple[int, int, int, int],
+) -> Evidence:
+    """Collect the evidence over a region."""
+    fine_a, fine_b = template - _blur(template, FINE_SIGMA), partner - _blur(partner, FINE_SIGMA)
+    band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
+    band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
+    core = _inside(region, 120)
+    ring = (cv2.dilate(region.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & valid
+    ring &= cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    return Evidence(
+        affine=affine,
+        x=box[0],
+        y=box[1],
+        mask=region,
+        fine=_correlate(fine_a[core], fine_b[core]),
+        band=_correlate(band_a[core], band_b[core]),
+        local=float(np.median(local[core])),
+        texture=float(min(fine_a[core].std(), fine_b[core].std())),
+        second=_second_peak(band_a, band_b, region),
+        around=_correlate(fine_a[ring], fine_b[ring]),
+    )
+
+
+def _second_peak(template: np.ndarray, partner: np.ndarray, region: np.ndarray) -> float:
+    """Best correlation of the region's middle with the partner at another offset: true repeats have one near 1."""
+    ys, xs = np.nonzero(region)
+    y, x = int(np.median(ys)), int(np.median(xs))
+    half = int(min(24, max(5, 0.35 * np.sqrt(len(xs)))))
+    patch = template[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
+    reach = 2 * half + 8
+    top, left = max(y - half - reach, 0), max(x - half - reach, 0)
+    area = partner[top : y + half + reach + 1, left : x + half + reach + 1]
+    if patch.std() < 1e-3 or area.shape[0] <= patch.shape[0] or area.shape[1] <= patch.shape[1]:
+        return 0.0
+    scores = cv2.matchTemplate(np.ascontiguousarray(area), np.ascontiguousarray(patch), cv2.TM_CCOEFF_NORMED)
+    cy, cx = max(y - half, 0) - top, max(x - half, 0) - left
+    ys, xs = np.ogrid[: scores.shape[0], : scores.shape[1]]
+    scores[(np.abs(ys - cy) <= max(half // 2, 4)) & (np.abs(xs - cx) <= max(half // 2, 4))] = -1
+    return float(np.nan_to_num(scores).max(initial=-1.0))
