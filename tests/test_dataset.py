@@ -337,13 +337,23 @@ def test_cut_off_jpeg_with_a_thumbnail_and_complete_ones_with_something_behind(t
     data = path.read_bytes()
     thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data  # an application segment holding a JPEG
     path.write_bytes(data[:2] + thumbnail + data[2:-200])
-    with pytest.raises(InputError, match="cut off"):
-        read_image(path)
+    with pytest.raises(InputError, match=r"x\.jpg: the JPEG is cut off"):
+        dataset.check_picture(Picture("x", path, None, "x", False), data_settings(tmp_path))
     path.write_bytes(data[:2] + thumbnail + data[2:] + b"\0" * 50)
     assert read_image(path).shape == (90, 70, 3)
     png = save(tmp_path / "x.png", noise(9, 7))
     png.write_bytes(png.read_bytes() + b"behind")
     assert (read_image(png) == noise(9, 7)).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_cut_off_files_that_opencv_would_half_read(tmp_path, suffix, monkeypatch):
+    """OpenCV 4.10 returns a cut-off JPEG with its rest grey, as if nothing were wrong."""
+    path = save(tmp_path / f"x.{suffix}", noise(90, 70))
+    path.write_bytes(path.read_bytes()[:-20])
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: noise(90, 70))
+    with pytest.raises(InputError, match="cut off"):
+        read_image(path)
 
 
 def test_damaged_and_foreign_files(tmp_path):
@@ -978,6 +988,7 @@ def test_steps_do_not_depend_on_the_number_of_ranks(length, world):
         together = sorted(index for part in parts for index in part)
         if number < len(alone) - 1:
             assert together == sorted(indices(step))
+            assert parts == [indices(step)[rank::world] for rank in range(world)]
         else:  # filled up so that all ranks have the same number
             assert set(indices(step)) <= set(together) and len(together) - len(step_pictures := indices(step)) < world
             assert len(together) == -(-len(step_pictures) // world) * world
