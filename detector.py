@@ -1,28 +1,34 @@
 """The one inference path: a picture goes in, a `Detection` comes out.
 
-    detector = Detector.load("runs/a/best.pt")
+    detector = Detector.load()              # pixel evidence alone; Detector.load("runs/a/best.pt") for both paths
     detection = detector.detect(image)      # image (H, W, 3) uint8 RGB
     detection.masks                         # (N, H, W) bool, one per duplicated content
 
-Training (validation), tuning, test and prediction all come through here.
+Training (validation), tuning, test and prediction all come through here. Three ways, by what a detector is made of:
+
+- a model alone: the cascade's instances, as the method defines it;
+- matching settings alone: copies proven on the pixels, without torch;
+- both: the cascade proposes, the pixels prove. An instance with two or more parts is searched more thoroughly by the
+  matching; only what is proven is an instance.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy import ndimage
 
-from clustering import Cells, cascade
-from config import ClusteringSettings, InputError, from_dict, read_json
+from config import ClusteringSettings, InputError, MatchingSettings, from_dict, read_json
 from dataset import Letterbox, letterbox
-from matching import Instance
+from matching import Instance, find_instances
 
 if TYPE_CHECKING:
     import torch
 
+    from clustering import Cells
     from model import ForgeryModel
 
 
@@ -51,42 +57,62 @@ class Detection:
 class Embedded:
     """A picture's embedding: what the cascade and the tuning work on."""
 
-    cells: Cells
+    cells: "Cells"
     box: Letterbox
 
 
 class Detector:
-    """Model and cascade behind one call."""
+    """Model with cascade, matching, or both, behind one call."""
 
     def __init__(
         self,
-        model: "ForgeryModel",
-        clustering: ClusteringSettings,
-        device: "torch.device",
+        model: "ForgeryModel | None" = None,
+        clustering: ClusteringSettings | None = None,
+        device: "torch.device | None" = None,
         splits: Mapping[str, str] | None = None,
+        matching: MatchingSettings | None = None,
     ) -> None:
-        """Take a model that lies on `device`; it is used as it is, so a model in training can be validated.
+        """Take what the detector is made of; a model is used as it is, so a model in training can be validated.
 
-        `splits`: base picture -> split, as it was when the model was trained.
+        Args:
+            device: where the model lies.
+            splits: base picture -> split, as it was when the model was trained.
         """
+        if model is None and matching is None:
+            raise ValueError("a detector needs a model, matching settings, or both")
         self.model = model
-        self.clustering = clustering
+        self.clustering = clustering or ClusteringSettings()
         self.device = device
         self.splits = splits or {}
+        self.matching = matching
 
     @classmethod
     def load(
-        cls, checkpoint: Path | str, clustering: Path | str | None = None, backbone: str | None = None
+        cls,
+        checkpoint: Path | str | None = None,
+        clustering: Path | str | None = None,
+        backbone: str | None = None,
+        matching: MatchingSettings | None = None,
+        evidence_only: bool = False,
     ) -> "Detector":
-        """Detector of a checkpoint, on the GPU where there is one.
+        """Detector of a checkpoint joined with the matching, on the GPU where there is one.
 
         Args:
-            checkpoint: `best.pt` of a run.
+            checkpoint: `best.pt` of a run; without one, the matching alone, and torch is not imported.
             clustering: JSON of tuning.py; the checkpoint's own settings when not given.
             backbone: where the backbone lies, if not where it lay in training.
+            matching: settings of the search on the pixels; its defaults when not given.
+            evidence_only: say that no model is wanted; a checkpoint given beside it is an error.
         Raises:
             FileNotFoundError, InputError: a file is missing, damaged or does not fit.
         """
+        matching = matching or MatchingSettings()
+        if evidence_only and checkpoint is not None:
+            raise InputError("--evidence-only uses no model; leave --checkpoint out, or --evidence-only")
+        if checkpoint is None:
+            if clustering is not None or backbone is not None:
+                raise InputError("--clustering and --backbone belong to a model; give --checkpoint too")
+            return cls(matching=matching)
         import torch
 
         from model import load_model
@@ -94,12 +120,20 @@ class Detector:
         model, content = load_model(Path(checkpoint), backbone)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         values = content.get("clustering", {}) if clustering is None else read_clustering(Path(clustering))
-        return cls(model.to(device), from_dict(ClusteringSettings, values), device, content.get("splits"))
+        settings = from_dict(ClusteringSettings, values)
+        return cls(model.to(device), settings, device, content.get("splits"), matching)
+
+    def alone(self, part: Literal["embedding", "matching"]) -> "Detector":
+        """One of the two paths of this detector."""
+        if part == "matching":
+            return Detector(matching=self.matching)
+        return Detector(self.model, self.clustering, self.device, self.splits)
 
     def embed(self, images: Sequence[np.ndarray]) -> list[Embedded]:
         """Embed pictures (H, W, 3) uint8 RGB of any sizes, in one batch."""
         import torch
 
+        from clustering import Cells
         from model import autocast, to_pixels
 
         inputs, boxes = zip(*(letterbox(image, self.model.settings.image_size) for image in images), strict=True)
@@ -118,24 +152,39 @@ class Detector:
     def detect_batch(self, images: Sequence[np.ndarray]) -> list[Detection]:
         """Find the duplicated contents of several pictures, embedded together."""
         start = time.perf_counter()
-        embedded = self.embed(images)
+        embedded = self.embed(images) if self.model is not None else [None] * len(images)
         share = (time.perf_counter() - start) / len(images)
         return [self._detect(image, picture, share) for image, picture in zip(images, embedded, strict=True)]
 
-    def _detect(self, image: np.ndarray, picture: Embedded, seconds: float) -> Detection:
+    def _detect(self, image: np.ndarray, picture: Embedded | None, seconds: float) -> Detection:
         start = time.perf_counter()
-        found = cascade(picture.cells, self.clustering)
-        full = draw(found.labels, picture.box)
-        instances = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
+        proposed: list[Instance] = []
+        seen: dict[str, Any] = {}
+        if picture is not None:
+            from clustering import cascade
+
+            found = cascade(picture.cells, self.clustering)
+            full = draw(found.labels, picture.box)
+            proposed = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
+            proposed = [instance for instance in proposed if instance.mask.any()]
+            seen = {"grid": found.labels, "anomaly": found.anomaly, "reason": found.reason}
+        instances, complete = tuple(proposed), True
+        if self.matching is not None:
+            regions = [instance.mask for instance in proposed if _parts(instance.mask) > 1]
+            matches = find_instances(image, self.matching, regions)
+            instances, complete = matches.instances, matches.complete
         return Detection(
             shape=image.shape[:2],
-            score=max(found.scores, default=0.0),
-            instances=tuple(instance for instance in instances if instance.mask.any()),
+            score=max((instance.score for instance in instances), default=0.0),
+            instances=instances,
             seconds=seconds + time.perf_counter() - start,
-            grid=found.labels,
-            anomaly=found.anomaly,
-            reason=found.reason,
+            complete=complete,
+            **seen,
         )
+
+
+def _parts(mask: np.ndarray) -> int:
+    return ndimage.label(mask, structure=np.ones((3, 3)))[1]
 
 
 def rows(box: Letterbox) -> int:

@@ -1,10 +1,12 @@
-"""Score a checkpoint on pictures whose truth is known, and write a submission.
+"""Score detection on pictures whose truth is known, and write a submission.
 
     python test.py --data DIR --checkpoint runs/a/best.pt --clustering runs/a/tuned.json --out runs/a/test
-    torchrun --nproc_per_node=gpu test.py ...        the pictures are shared among the ranks
+    python test.py --data DIR --split all --out runs/evidence      without a checkpoint: the matching alone
+    torchrun --nproc_per_node=gpu test.py ...                      the pictures are shared among the ranks
 
-OUT gets metrics.json (the printed table), records.jsonl (one line per picture, from which the table can be computed
-again) and submission.csv. Pictures without truth (test_images/) are in submission.csv only.
+The table shows the embedding alone, the matching alone, and both joined. OUT gets metrics.json (the table),
+records.jsonl (one line per picture and way, from which the table can be computed again) and submission.csv (of the
+last way). Pictures without truth (test_images/) are in submission.csv only.
 """
 
 import csv
@@ -17,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import config
 import distributed
-from config import TestSettings
+from config import InputError, TestSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dataset import Picture
+    from detector import Detector
     from metrics import Record
 
 
@@ -30,7 +35,7 @@ class Result:
 
     case_id: str
     annotation: str  # of the submission
-    record: "Record | None"  # None where the truth is unknown
+    records: "dict[str, Record]"  # by way; empty where the truth is unknown
 
 
 def main(settings: TestSettings) -> int:
@@ -52,23 +57,38 @@ def score_share(settings: TestSettings, ranks: distributed.Ranks) -> tuple[list[
     from tqdm import tqdm
 
     from dataset import find_pictures, read_all, select
-    from detector import Detector
     from metrics import encode_annotation, score_picture
 
-    detector = Detector.load(settings.checkpoint, settings.clustering, settings.backbone)
+    ways, splits = load_ways(settings)
     pictures = find_pictures(settings.data.data)
     if settings.split != "all":
-        pictures = select(pictures, detector.splits, settings.split)
+        pictures = select(pictures, splits, settings.split)
     names = case_ids(pictures)
     results, skipped = [], []
     bar = tqdm(ranks.share(pictures), desc="test", unit="picture", disable=not ranks.main)
     for picture, image, masks in read_all(bar, settings.data, skipped):
-        found, name = detector.detect(image), names[picture.image]
-        record = None
-        if picture.forged is not None:
-            record = score_picture(name, found.masks, masks, found.score, found.seconds)
-        results.append(Result(name, encode_annotation(found.masks), record))
+        name, records = names[picture.image], {}
+        for way, detector in ways.items():
+            found = detector.detect(image)
+            if picture.forged is not None:
+                records[way] = score_picture(name, found.masks, masks, found.score, found.seconds)
+        results.append(Result(name, encode_annotation(found.masks), records))
     return results, skipped
+
+
+def load_ways(settings: TestSettings) -> "tuple[dict[str, Detector], Mapping[str, str]]":
+    """A detector for each way of the settings that the checkpoint allows, and the checkpoint's splits."""
+    from detector import Detector
+
+    whole = Detector.load(settings.checkpoint, settings.clustering, settings.backbone, settings.matching)
+    if settings.checkpoint is None:
+        if settings.split != "all":
+            raise InputError("without --checkpoint there is no split; give --split all to score every picture")
+        return {"matching": whole}, {}
+    ways = {way: whole if way == "both" else whole.alone(way) for way in settings.ways}
+    if not ways:
+        raise InputError("--ways names no way; allowed: embedding matching both")
+    return ways, whole.splits
 
 
 def case_ids(pictures: "list[Picture]") -> dict[Path, str]:
@@ -81,8 +101,11 @@ def write_results(out: Path, results: list[Result], hardware: str) -> None:
     """Write the three files and print the table."""
     from metrics import format_table, record_to_dict, summarize
 
+    ways = {way: [r.records[way] for r in results if r.records] for r in results for way in r.records}
+
     def write_records(path: Path) -> None:
-        path.write_text("".join(json.dumps(record_to_dict(record)) + "\n" for record in records))
+        lines = [{"way": way} | record_to_dict(record) for way, records in ways.items() for record in records]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def write_submission(path: Path) -> None:
         with path.open("w", newline="") as file:
@@ -90,18 +113,17 @@ def write_results(out: Path, results: list[Result], hardware: str) -> None:
             rows.writerow(["case_id", "annotation"])
             rows.writerows([result.case_id, result.annotation] for result in results)
 
-    records = [result.record for result in results if result.record]
-    seconds = sum(record.seconds for record in records)
-    summary: dict[str, Any] = {"figures": summarize(records), "hardware": hardware}
-    if records:
-        summary["pictures_per_second"] = len(records) / seconds
+    summary: dict[str, Any] = {"hardware": hardware, "ways": {}}
+    for way, records in ways.items():
+        seconds = sum(record.seconds for record in records)
+        rate = len(records) / seconds
+        summary["ways"][way] = {"figures": summarize(records), "pictures_per_second": rate}
+        print(f"\n{way}: {rate:.2f} pictures per second in each process; {hardware}")
+        print(format_table(summary["ways"][way]["figures"]))
     config.write_whole(out / "records.jsonl", write_records)
     config.write_whole(out / "submission.csv", write_submission)
     config.write_json(out / "metrics.json", summary)
-    if records:
-        print(format_table(summary["figures"]))
-        print(f"{summary['pictures_per_second']:.2f} pictures per second in each process; {hardware}")
-    print(f"{len(results)} pictures; records.jsonl, metrics.json and submission.csv are in {out}")
+    print(f"\n{len(results)} pictures; records.jsonl, metrics.json and submission.csv are in {out}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,12 @@ def run(data, backbone, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector(run):
-    return Detector.load(run / "best.pt")
+    return Detector.load(run / "best.pt").alone("embedding")
+
+
+def score(data, run, out, **other):
+    """Settings of a test; the cascade alone unless said otherwise, for the matching has tests of its own."""
+    return ScoreSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "ways": ("embedding",)} | other))
 
 
 def test_masks_have_the_size_of_the_picture(detector, data):
@@ -124,26 +129,27 @@ def test_tuning_writes_what_test_reproduces(run, data, tmp_path, capsys):
     # A search that was never stopped draws the same parameters.
     tuning.main(replace(settings, out=tmp_path / "whole.json", trials=8))
     assert list(csv.DictReader((tmp_path / "whole.csv").open())) == trials
-    test.main(ScoreSettings(DataSettings(data), run / "best.pt", tmp_path / "test", settings.out, split="val"))
-    figures = json.loads((tmp_path / "test" / "metrics.json").read_text())["figures"]
+    test.main(score(data, run, tmp_path / "test", clustering=settings.out, split="val"))
+    figures = json.loads((tmp_path / "test" / "metrics.json").read_text())["ways"]["embedding"]["figures"]
     assert figures["of1"]["value"] == pytest.approx(tuned["of1"], abs=1e-9) and figures["of1"]["pictures"] == 6
     with pytest.raises(InputError, match="another checkpoint, folder or seed"):
         tuning.main(replace(settings, seed=1))
 
 
 def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, capsys):
-    settings = ScoreSettings(DataSettings(data), run / "best.pt", tmp_path / "test")
-    test.main(settings)
+    test.main(score(data, run, tmp_path / "test"))
     assert "oF1, all pictures" in capsys.readouterr().out
     splits = json.loads((run / "splits.json").read_text())
     expected = sorted(
         f"{folder}/{base}" for base in splits if splits[base] == "test" for folder in ("authentic", "forged")
     )
-    records = [Record(**json.loads(line)) for line in (tmp_path / "test" / "records.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "test" / "records.jsonl").read_text().splitlines()]
+    assert {line.pop("way") for line in lines} == {"embedding"}
+    records = [Record(**line) for line in lines]
     assert [record.id for record in records] == expected
-    table = json.loads((tmp_path / "test" / "metrics.json").read_text())["figures"]
+    table = json.loads((tmp_path / "test" / "metrics.json").read_text())["ways"]["embedding"]["figures"]
     assert table == json.loads(json.dumps(summarize(records)))
-    detector = Detector.load(run / "best.pt")
+    detector = Detector.load(run / "best.pt").alone("embedding")
     rows = list(csv.DictReader((tmp_path / "test" / "submission.csv").open()))
     for row in rows:
         image = read_image(data / f"{row['case_id']}.png")
@@ -152,7 +158,8 @@ def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, c
 
 
 def test_two_ranks_score_the_same(run, data, tmp_path):
-    arguments = ("test.py", "--data", data, "--checkpoint", run / "best.pt", "--split", "all", "--out")
+    arguments = ("test.py", "--data", data, "--checkpoint", run / "best.pt", "--split", "all", "--ways", "embedding")
+    arguments = (*arguments, "--out")
     assert launch(*arguments, tmp_path / "one").returncode == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     assert launch(*torchrun, *arguments, tmp_path / "two").returncode == 0
@@ -160,8 +167,32 @@ def test_two_ranks_score_the_same(run, data, tmp_path):
     assert one == two and one.count("\n") == 19
 
 
+def test_the_three_ways(run, data, tmp_path):
+    """The matching proves the squares that stand twice to the bit, whatever an untrained model proposes."""
+    test.main(score(data, run, tmp_path, ways=("embedding", "matching", "both"), split="all"))
+    ways = json.loads((tmp_path / "metrics.json").read_text())["ways"]
+    assert list(ways) == ["embedding", "matching", "both"]
+    for way in ("matching", "both"):
+        figures = ways[way]["figures"]
+        assert figures["of1_forged"]["value"] > 0.95 and figures["false_alarms"]["value"] == 0
+    found = Detector.load(run / "best.pt").detect(read_image(data / "forged" / "0.png"))
+    assert found.grid is not None and len(found.instances) == 1 and found.instances[0].copies
+    test.main(score(data, run, tmp_path, checkpoint=None, split="all"))
+    assert list(json.loads((tmp_path / "metrics.json").read_text())["ways"]) == ["matching"]
+
+
+def test_evidence_alone_needs_no_torch():
+    code = (
+        "import sys, numpy as np; from detector import Detector\n"
+        "found = Detector.load().detect(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))\n"
+        "assert not found.instances and 'torch' not in sys.modules"
+    )
+    done = launch("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_refusals(run, data, tmp_path):
-    settings = ScoreSettings(DataSettings(data), run / "best.pt", tmp_path / "out")
+    settings = score(data, run, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         test.main(replace(settings, checkpoint=tmp_path / "none.pt"))
     with pytest.raises(FileNotFoundError, match=r"make one with tuning\.py"):
@@ -175,6 +206,10 @@ def test_refusals(run, data, tmp_path):
     other = tmp_path / "other" / "authentic"
     other.mkdir(parents=True)
     cv2.imwrite(str(other / "new.png"), np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(InputError, match="--split all"):
+        test.main(replace(settings, checkpoint=None))
+    with pytest.raises(InputError, match="--checkpoint too"):
+        test.main(replace(settings, checkpoint=None, clustering=tmp_path / "x.json", split="all"))
     with pytest.raises(InputError, match="--split all"):
         test.main(replace(settings, data=DataSettings(other.parent)))
     checkpoint = torch.load(run / "best.pt", weights_only=True)
