@@ -170,7 +170,8 @@ def _match(
     indices = np.take_along_axis(indices, order, 1)
     i, j, likeness = [], [], []
     passed = np.ones(len(points), bool)
-    reference = np.minimum(distances[:, 5], 1.2)  # copies seldom number more than five
+    sixth = min(5, distances.shape[1] - 1)  # copies seldom number more than five
+    reference = np.minimum(distances[:, sixth], 1.2)
     for rank in range(5):
         passed &= distances[:, rank] < ratio * reference
         chosen = np.flatnonzero(passed)
