@@ -170,8 +170,10 @@ def _match(
     indices = np.take_along_axis(indices, order, 1)
     i, j, likeness = [], [], []
     passed = np.ones(len(points), bool)
-    sixth = min(5, distances.shape[1] - 1)  # copies seldom number more than five
-    reference = np.minimum(distances[:, sixth], 1.2)
+    if (missing := 6 - distances.shape[1]) > 0:  # few keypoints: as if the others were far away
+        distances = np.pad(distances, ((0, 0), (0, missing)), constant_values=2.0)
+        indices = np.pad(indices, ((0, 0), (0, missing)))
+    reference = np.minimum(distances[:, 5], 1.2)  # copies seldom number more than five
     for rank in range(5):
         passed &= distances[:, rank] < ratio * reference
         chosen = np.flatnonzero(passed)
