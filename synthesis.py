@@ -30,7 +30,7 @@ ATTEMPTS = 24  # tries for one content before the picture counts as one without 
 
 # Forged pictures of Recod.ai/LUC: the share of the picture inside masks at the 5th, 25th, 50th, 75th and 95th
 # percentile is 0.0026, 0.0075, 0.027, 0.081, 0.185. The targets differ a little: what is too large to find a place
-# shrinks, and what is under the smallest side grows. CONTENT_PROBABILITIES: one, two, three, four contents in a picture.
+# shrinks, and what is under the smallest side grows. CONTENT_PROBABILITIES: one, two, three, four in a picture.
 SHARE_PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 SHARES = (0.0010, 0.0026, 0.0060, 0.025, 0.092, 0.20, 0.33)
 CONTENT_PROBABILITIES = (0.679, 0.255, 0.063, 0.003)
@@ -45,6 +45,7 @@ GRID_WEIGHTS = (1, 1, 2, 3, 3, 3, 3, 2)
 MIN_STRUCTURE = 6.0  # least standard deviation of the smoothed grey values of a content, of 255
 MIN_TEXTURED = 0.25  # least share of a content where its grey values change by over 1.5 a pixel
 MIN_DIFFERENCE = 4.0  # least mean change that a paste makes to the pixels it covers, of 255
+MIN_LIKENESS = 0.6  # least correlation of a blended copy with its content
 MIN_VISIBLE = 0.6  # least visible share of every source and copy in the end
 PAD = 6  # context around a paste in pixels, which Poisson blending needs
 
@@ -146,7 +147,8 @@ def forge(
     `record["forged"]` false. Raises ValueError for a picture that is too small or of another type, InputError
     for settings out of range.
     """
-    _check(image, settings)
+    _check_settings(settings)
+    _check_pictures([image, *panels], settings)
     plan = _draw_degradation(settings, rng, image.shape)
     factor = plan["resize"] or 1.0
     smallest = math.ceil(settings.min_copy_pixels / factor) + (factor != 1.0)
@@ -165,17 +167,20 @@ def forge(
     return _finish(picture, plan, pieces, rng)
 
 
-def _check(image: np.ndarray, settings: SynthesisSettings) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"the picture is {image.dtype} of shape {image.shape}; it must be uint8 (H, W, 3)")
-    height, width = image.shape[:2]
-    if min(height, width) < max(MIN_SIDE, settings.min_copy_pixels + 2) or max(height, width) < (
-        2 * settings.min_copy_pixels
-    ):
+def _check_pictures(images: Sequence[np.ndarray], settings: SynthesisSettings) -> None:
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"a picture is {image.dtype} of shape {image.shape}; it must be uint8 (H, W, 3)")
+    height, width = images[0].shape[:2]
+    least = max(MIN_SIDE, settings.min_copy_pixels + 2)
+    if min(height, width) < least or max(height, width) < 2 * settings.min_copy_pixels:
         raise ValueError(
             f"the picture has {width} x {height} pixels, too small for two regions of {settings.min_copy_pixels} "
-            f"pixels; the smallest side allowed is {MIN_SIDE}"
+            f"pixels; it needs {least} in the one direction and {max(least, 2 * settings.min_copy_pixels)} in the other"
         )
+
+
+def _check_settings(settings: SynthesisSettings) -> None:
     for name, known in (
         ("content_kinds", config.ContentKind),
         ("copy_transforms", config.CopyTransform),
@@ -187,18 +192,20 @@ def _check(image: np.ndarray, settings: SynthesisSettings) -> None:
             raise InputError(f"{name} has {sorted(unknown)}; known: {', '.join(typing.get_args(known))}")
     if not settings.content_kinds or not settings.copy_blendings:
         raise InputError("content_kinds and copy_blendings need at least one entry each")
-    if settings.min_copy_pixels < 4 or settings.max_contents < 1 or settings.max_copies < 1:
-        raise InputError("min_copy_pixels must be at least 4, max_contents and max_copies at least 1")
-    if settings.max_copy_pixels is not None and settings.max_copy_pixels < settings.min_copy_pixels:
-        raise InputError(
-            f"max_copy_pixels {settings.max_copy_pixels} is under min_copy_pixels {settings.min_copy_pixels}"
-        )
+    for name in ("transform_probability", "panel_probability", "degrade_probability"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"{name} is {getattr(settings, name)}; allowed: 0 to 1")
+    for name, weights in (("max_contents", CONTENT_PROBABILITIES), ("max_copies", COPY_PROBABILITIES)):
+        if not 1 <= getattr(settings, name) <= len(weights):
+            raise InputError(f"{name} is {getattr(settings, name)}; allowed: 1 to {len(weights)}")
+    lowest, highest = settings.min_copy_pixels, settings.max_copy_pixels
+    if lowest < 4 or (highest is not None and highest < lowest):
+        raise InputError(f"copies of {lowest} to {highest} pixels; min_copy_pixels must be at least 4, and the smaller")
     if not 0 < settings.min_scale <= settings.max_scale:
         raise InputError(f"scales {settings.min_scale} to {settings.max_scale}; they must be above 0 and in order")
-    if not 1 <= settings.min_jpeg_quality <= settings.max_jpeg_quality <= 100:
-        raise InputError(
-            f"JPEG qualities {settings.min_jpeg_quality} to {settings.max_jpeg_quality}; allowed: 1 to 100, in order"
-        )
+    lowest, highest = settings.min_jpeg_quality, settings.max_jpeg_quality
+    if not 1 <= lowest <= highest <= 100:
+        raise InputError(f"JPEG qualities {lowest} to {highest}; allowed: 1 to 100, in order")
 
 
 # ---------------------------------------------------------------- contents
@@ -484,7 +491,10 @@ def _add_copy(
     difference: float,
     rng: np.random.Generator,
 ) -> dict[str, Any] | None:
-    """Paste one copy and return its record; None if it finds no place where it changes the pixels by `difference`."""
+    """Paste one copy and return its record; None if it finds no place where it shows.
+
+    It shows where it changes the pixels by `difference` in the mean and the blending leaves it like its source.
+    """
     content, mask, affine = _warp(cutout, source, change)
     height, width = mask.shape
     if min(height, width) < picture.smallest or max(height, width) > picture.largest:
@@ -492,7 +502,11 @@ def _add_copy(
     for x, y in _places(picture, source.kind, content, mask, rng):
         pixels = _blend(picture.pixels, content, mask, x, y, blending)
         before = picture.pixels[y : y + height, x : x + width]
-        if np.abs(pixels[mask].astype(np.int16) - before[mask]).mean() < difference:
+        old, new = before[mask].astype(np.float32), pixels[mask].astype(np.float32)
+        if np.abs(new - old).mean() < difference:
+            continue
+        # Blending into a very different place can leave hardly anything of the content.
+        if blending != "hard" and _likeness(new, content[PAD:-PAD, PAD:-PAD][mask]) < MIN_LIKENESS:
             continue
         before[mask] = pixels[mask]
         picture.claim(x, y, mask)
@@ -500,6 +514,14 @@ def _add_copy(
         record = {"affine": affine.tolist(), "box": [x, y, width, height], "size": [width, height]}
         return record | dataclasses.asdict(change) | {"blending": blending}
     return None
+
+
+def _likeness(pixels: np.ndarray, content: np.ndarray) -> float:
+    """Correlation of the grey values of two lists of colours (n, 3); 0 where one of them is flat."""
+    a, b = pixels.mean(axis=1), content.mean(axis=1)
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _warp(cutout: _Cutout, source: _Source, change: Change) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
