@@ -38,6 +38,7 @@ THUMB_SIDE = 320  # longest side of a thumbnail
 CROP_SIDE = 400  # longest side of a cut-out
 DIFFERENCE_GAIN = 4  # differences are shown this many times stronger
 OUTLINE_POINTS = 400  # most corners of one outline
+PROOFS = 8  # most pairs of one finding shown with cut-outs; the others are listed in words
 MISSED_F1 = 0.1  # a true instance matched worse than this counts as missed, a found one as false
 # Okabe and Ito (2008): seven colours that the common kinds of colour blindness keep apart, RGB.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -107,29 +108,28 @@ def _centre(region: "Region") -> tuple[float, float]:
 # Outlines ---------------------------------------------------------------------------------------------------------
 
 
-def outline(mask: np.ndarray, x: int = 0, y: int = 0, scale: float = 1.0) -> str:
+def outline(mask: np.ndarray, x: int = 0, y: int = 0, corners: int = OUTLINE_POINTS) -> str:
     """SVG path around a mask.
 
     Args:
         mask: (h, w) bool.
         x, y: place of the mask's first pixel in the picture.
-        scale: units of the path per pixel of the mask.
+        corners: about how many corners the path may have; it follows the mask less closely where there are more.
     Returns:
-        Path data of closed polygons through the middles of the border pixels, holes included (fill rule evenodd),
-        with at most about `OUTLINE_POINTS` corners; empty for an empty mask.
+        Path data of closed polygons through the middles of the border pixels, holes included (fill rule evenodd);
+        empty for an empty mask.
     """
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    contours = sorted(contours, key=len, reverse=True)[: OUTLINE_POINTS // 4]
+    contours = sorted(contours, key=len, reverse=True)[: corners // 4]
     tolerance = 0.5
     while True:
         simple = [cv2.approxPolyDP(contour, tolerance, closed=True)[:, 0] for contour in contours]
-        if sum(map(len, simple)) <= OUTLINE_POINTS or tolerance > max(mask.shape):
+        if sum(map(len, simple)) <= corners or tolerance > max(mask.shape):
             break
         tolerance *= 1.5
     parts = []
     for points in simple:
-        corners = (points + np.array([x + 0.5, y + 0.5])) * scale
-        parts.append("M" + "L".join(f"{px:.1f} {py:.1f}".replace(".0", "") for px, py in corners) + "Z")
+        parts.append("M" + "L".join(f"{px + x + 0.5:.1f} {py + y + 0.5:.1f}" for px, py in points) + "Z")
     return "".join(parts)
 
 
@@ -403,6 +403,10 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "Instance") -> Entry:
     """All that the page says about an instance; cut-outs go to `folder`."""
     regions, pairs = _regions(instance)
+    joining = _joining(pairs, len(regions))
+    # What ties a further region to the finding is shown first.
+    order = sorted(range(len(pairs)), key=lambda i: i not in joining)
+    corners = max(40, OUTLINE_POINTS // max(len(regions), 1))
     runs = json.dumps(encode_mask(instance.mask))
     return {
         # Of the pixels, so that a reviewer's verdict stays with the finding it was given for.
@@ -414,18 +418,39 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "
         "regions": [
             {
                 "label": f"{number}{_letter(i)}",
-                "outline": outline(region.mask, region.x, region.y),
+                "outline": outline(region.mask, region.x, region.y, corners),
                 "box": bounding_box(region),
                 "centre": [round(v, 1) for v in _centre(region)],
             }
             for i, region in enumerate(regions)
         ],
+        "lines": [list(pairs[i]) for i in order if i in joining],
         "sentence": "" if instance.copies else describe_unproven(instance),
         "copies": [
-            _describe_copy(folder, f"{number}-{i}", image, copy, pair)
-            for i, (copy, pair) in enumerate(zip(instance.copies, pairs, strict=True), 1)
+            _describe_copy(folder, f"{number}-{k}", image, instance.copies[i], pairs[i])
+            for k, i in enumerate(order[:PROOFS], 1)
+        ],
+        "others": [
+            {"from": pairs[i][0], "to": pairs[i][1], "sentence": describe(instance.copies[i])} for i in order[PROOFS:]
         ],
     }
+
+
+def _joining(pairs: Sequence[tuple[int, int]], regions: int) -> set[int]:
+    """The pairs, by index, that are enough to join all regions that any pair joins (a spanning forest)."""
+    root = list(range(regions))
+
+    def find(region: int) -> int:
+        while root[region] != region:
+            region = root[region]
+        return region
+
+    joining = set()
+    for i, (source, target) in enumerate(pairs):
+        if find(source) != find(target):
+            root[find(target)] = find(source)
+            joining.add(i)
+    return joining
 
 
 def _describe_copy(folder: Path, name: str, image: np.ndarray, copy: "Copy", pair: tuple[int, int]) -> Entry:

@@ -154,17 +154,17 @@ function drawCounts() {
 // Outlines over a picture -----------------------------------------------------------------------------------------------
 
 // The drawing over a picture: the mask as a tint, the border of every region, lines from the source to its copies.
-function outlines(picture, { lines = false, truth = false } = {}) {
+function outlines(picture, { regions = false, lines = false, truth = false } = {}) {
   const layer = svg("svg", { class: "outlines", viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" });
   for (const instance of picture.instances) {
     const own = colour(instance.number);
     const group = svg("g", { "data-finding": instance.number });
-    const paths = instance.regions.length ? instance.regions.map((r) => r.outline) : [instance.outline];
+    const paths = regions && instance.regions.length ? instance.regions.map((r) => r.outline) : [instance.outline];
     group.append(svg("path", { class: "tint", d: instance.outline, vars: { fill: own } }));
     const kind = instance.copies.length ? "" : " embedding";
     if (lines)
-      for (const copy of instance.copies) {
-        const [[x1, y1], [x2, y2]] = [instance.regions[copy.from].centre, instance.regions[copy.to].centre];
+      for (const [from, to] of instance.lines) {
+        const [[x1, y1], [x2, y2]] = [instance.regions[from].centre, instance.regions[to].centre];
         const ends = { x1: x1 + 0.5, y1: y1 + 0.5, x2: x2 + 0.5, y2: y2 + 0.5 };
         group.append(svg("line", { class: "halo", ...ends }), svg("line", { ...ends, vars: { stroke: own } }));
       }
@@ -287,7 +287,7 @@ function showPicture(picture) {
   const index = list.indexOf(picture);
   const step = (by) => list[index + by];
   const link = (by, text, label) => h("button", { type: "button", disabled: index < 0 || !step(by), "aria-label": label, onclick: () => go(step(by)) }, text);
-  const heading = h("h2", { tabindex: "-1", id: "picture-title" }, title(picture));
+  const heading = h("h1", { tabindex: "-1", id: "picture-title" }, title(picture));
   const side = picture.instances.length
     ? h("section", { class: "findings", "aria-label": "Findings" }, picture.instances.map((instance) => finding(picture, instance)))
     : h("section", { class: "reason", "aria-label": "Result" }, nothingFound(picture));
@@ -325,8 +325,8 @@ function verdictLine(picture) {
 }
 
 function nothingFound(picture) {
-  if (picture.verdict === "unreadable") return [h("h3", {}, "Not examined"), h("p", {}, picture.error)];
-  const said = [h("h3", {}, "Nothing found"), h("p", {}, "No region of this picture was proven to appear a second time. That is no proof that the picture is unaltered: very small, smooth or strongly changed copies can be missed.")];
+  if (picture.verdict === "unreadable") return [h("h2", {}, "Not examined"), h("p", {}, picture.error)];
+  const said = [h("h2", {}, "Nothing found"), h("p", {}, "No region of this picture was proven to appear a second time. That is no proof that the picture is unaltered: very small, smooth or strongly changed copies can be missed.")];
   if (missed(picture)) said.push(h("p", {}, `Truth: ${count(missed(picture), "instance was", "instances were")} missed (white dashed line).`));
   if (picture.reason) said.push(h("p", {}, picture.reason));
   return said;
@@ -341,7 +341,7 @@ function stage(picture) {
   const grid = picture.grid ? map(picture.grid, "lines") : null;
   const gridLines = picture.grid ? cellLines(picture) : null;
   fill(canvas, {}, [anomaly, grid, gridLines]);
-  const drawing = outlines(picture, { lines: true, truth: true });
+  const drawing = outlines(picture, { regions: true, lines: true, truth: true });
   canvas.append(drawing, ...tags(picture));
 
   const apply = () => {
@@ -409,7 +409,7 @@ function tags(picture, live = true) {
     const under = y < 0.06 * picture.height; // no room above
     const attributes = {
       class: `tag${light(instance.number)}${under ? " under" : ""}`,
-      vars: { left: `${((x + w / 2) / picture.width) * 100}%`, top: `${((under ? y + hgt : y) / picture.height) * 100}%`,
+      vars: { left: `clamp(.9rem, ${((x + w / 2) / picture.width) * 100}%, 100% - .9rem)`, top: `${((under ? y + hgt : y) / picture.height) * 100}%`,
               background: colour(instance.number), "--own": colour(instance.number) },
     };
     if (!live) return h("span", attributes, region.label);
@@ -428,14 +428,14 @@ const swatch = (n, text) => h("span", { class: `swatch${light(n)}`, vars: { back
 
 function findingHead(picture, instance, tools) {
   const truth = instance.f1 === undefined ? "" : isWrong(instance.f1) ? " · false instance" : ` · F1 ${instance.f1.toFixed(2)}`;
-  return h("div", { class: "finding-head" }, swatch(instance.number, instance.number), h("h3", {}, `Finding ${instance.number}`), tools,
+  return h("div", { class: "finding-head" }, swatch(instance.number, instance.number), h("h2", {}, `Finding ${instance.number}`), tools,
     h("span", { class: "score" }, `score ${instance.score.toFixed(2)} · ${area(instance.area)}${truth}`));
 }
 
 function finding(picture, instance) {
   const locate = h("button", { type: "button", onclick: () => stage.locate(instance), "aria-label": `Locate finding ${instance.number} in the picture` }, "Locate");
   const body = instance.copies.length
-    ? instance.copies.map((copy) => proof(picture, instance, copy))
+    ? [...instance.copies.map((copy) => proof(picture, instance, copy)), others(instance)]
     : [h("div", { class: "proof" }, h("p", { class: "sentence" }, instance.sentence), picture.reason ? h("p", { class: "facts-line" }, picture.reason) : null)];
   const element = h("section", {
     class: "finding", id: `finding-${instance.number}`, "aria-label": `Finding ${instance.number}`,
@@ -443,6 +443,12 @@ function finding(picture, instance) {
   }, findingHead(picture, instance, locate), ...body, reviewControls(picture, instance));
   element.classList.toggle("dismissed", verdictOf(picture, instance).verdict === "dismissed");
   return element;
+}
+
+function others(instance) {
+  if (!instance.others.length) return "";
+  return h("details", { class: "measures" }, h("summary", {}, count(instance.others.length, "further pair", "further pairs")),
+    instance.others.map((copy) => sentence(instance, copy)));
 }
 
 function sentence(instance, copy) {
@@ -609,7 +615,7 @@ function drawSheets() {
 
 function sheet(picture) {
   const canvas = picture.picture ? h("div", { class: "canvas", vars: { "--ratio": picture.width / picture.height } },
-    h("img", { src: picture.picture, alt: "" }), outlines(picture, { lines: true, truth: true }), ...tags(picture, false)) : null;
+    h("img", { src: picture.picture, alt: "" }), outlines(picture, { regions: true, lines: true, truth: true }), ...tags(picture, false)) : null;
   return h("section", { class: "sheet" },
     h("header", {}, h("h2", {}, title(picture)), h("p", { class: "facts-line" }, factsLine(picture)), h("p", { class: "verdict-line" }, verdictLine(picture))),
     canvas,
@@ -619,7 +625,8 @@ function sheet(picture) {
       const proofs = instance.copies.map((copy) => h("div", { class: "proof" }, sentence(instance, copy), h("div", { class: "tiles" }, ...pairTiles(instance, copy))));
       const said = [given.verdict ? `Reviewer: ${given.verdict}.` : "Reviewer: no verdict yet.", given.note].filter(Boolean).join(" ");
       return h("section", { class: "finding" }, findingHead(picture, instance, null),
-        proofs.length ? proofs : h("p", { class: "sentence" }, instance.sentence), h("p", { class: "decision" }, said));
+        proofs.length ? proofs : h("p", { class: "sentence" }, instance.sentence),
+        instance.others.length ? h("p", {}, `${count(instance.others.length, "further pair is", "further pairs are")} listed on the page.`) : null, h("p", { class: "decision" }, said));
     }));
 }
 
