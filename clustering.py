@@ -143,11 +143,19 @@ def grow(cells: Cells, cores: list[np.ndarray], distance: float) -> np.ndarray:
 
 
 def euclidean_distances(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean distances (N, N) float64 between unit vectors (N, D) float64: sqrt(2 - 2 u.v), zero diagonal."""
-    distances = vectors @ vectors.T  # numpy makes one triangle only of a product with its own transpose
+    """Euclidean distances (N, N) float64 between vectors (N, D) float64: sqrt(|a|^2 + |b|^2 - 2 a.b), zero diagonal.
+
+    Their mean is taken off first and their true lengths are used (float32 unit vectors are unit to 1e-7 only):
+    the cells of a picture may lie so close together that rounding would change the tree.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    distances = centred @ centred.T  # numpy makes one triangle only of a product with its own transpose
+    squares = distances.diagonal().copy()
     distances *= -2.0
-    distances += 2.0
-    np.maximum(distances, 0.0, out=distances)
+    distances += squares
+    distances += squares[:, None]
+    # Equal vectors must have distance zero; what is left of rounding would order them at random.
+    distances[distances < 8 * np.finfo(np.float64).eps * max(squares.max(initial=0.0), 1e-30)] = 0.0
     np.fill_diagonal(distances, 0.0)
     return np.sqrt(distances, out=distances)
 

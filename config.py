@@ -218,6 +218,15 @@ class TestSettings:
 
 
 @dataclass(frozen=True)
+class SpeedSettings:
+    """Time the learned path against the straightforward way."""
+
+    data: Path | None = None  # folder of pictures whose grids are clustered too, beside random ones
+    grids: int = 50  # random grids, and as many real ones, on which the labels are compared
+    repeats: int = 5  # runs of each side, in turn; the median is shown
+
+
+@dataclass(frozen=True)
 class PredictSettings:
     """Find forgeries in pictures and show the evidence."""
 
@@ -279,6 +288,20 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
         sys.exit(130)
     print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def run_command(commands: dict[str, tuple[Callable[[Any], int | None], type]]) -> typing.NoReturn:
+    """Entry point of a script with several commands: the first argument names one, `run` does the rest."""
+    given = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if given in ("-h", "--help"):
+        print(sys.modules["__main__"].__doc__)
+        sys.exit(0)
+    if given not in commands:
+        name = Path(sys.argv[0]).name
+        print(f"{name}: error: unknown command {given!r}; allowed: {', '.join(commands)}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    run(*commands[given])
 
 
 def _unwrapped(doc: str) -> str:

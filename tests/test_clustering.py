@@ -49,6 +49,22 @@ def test_distances_are_euclidean():
     assert np.abs(euclidean_distances(vectors) - slow).max() < 1e-7
 
 
+def test_labels_equal_hdbscan_where_cells_nearly_coincide():
+    """As under an untrained model: float32 vectors a hundredth apart, some of them equal."""
+    rng = np.random.default_rng(0)
+    vectors = unit(rng.normal(size=64) + 0.02 * rng.normal(size=(200, 64))).astype(np.float32)
+    vectors[150:] = vectors[:50]
+    for min_cluster_size, min_samples in [(5, 2), (15, 5)]:
+        expected = hdbscan.HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples).fit_predict(
+            vectors.astype(np.float64)
+        )
+        assert (Cells(vectors.reshape(10, 20, 64)).hdbscan(min_cluster_size, min_samples) == expected).all()
+    distances = euclidean_distances(vectors.astype(np.float64))
+    assert (distances[np.arange(50), np.arange(150, 200)] == 0).all()
+    slow = np.linalg.norm(vectors.astype(np.float64)[:, None] - vectors.astype(np.float64)[None], axis=2)
+    assert np.abs(distances - slow).max() < 1e-12
+
+
 def test_trees_survive_the_distances():
     cells = Cells(grid([(*BLOCK, axis(1))]))
     before = cells.hdbscan(15, 5)
