@@ -222,6 +222,28 @@ def test_a_later_paste_takes_its_pixels_from_earlier_ones():
     assert picture.covered(0, 0, np.ones((20, 20), bool)).tolist() == [0, 12, 20]
 
 
+def test_every_source_and_copy_stays_visible(monkeypatch):
+    pictures = []
+    finish = synthesis._finish
+    monkeypatch.setattr(synthesis, "_finish", lambda picture, *rest: pictures.append(picture) or finish(picture, *rest))
+    image = textured(120, 120)
+    for seed in range(60):
+        forge(image, SynthesisSettings(min_copy_pixels=30), seed, panels=[textured(120, 120, 1)])
+    for picture in pictures:
+        assert picture.visible[1:] == np.bincount(picture.owner.ravel(), minlength=len(picture.sizes))[1:].tolist()
+        assert (np.array(picture.visible) >= 0.6 * np.array(picture.sizes)).all()
+    assert any(picture.visible != picture.sizes for picture in pictures)
+
+
+def test_feathered_copies_fade_towards_their_outline():
+    image = np.full((60, 60, 3), 50, np.uint8)
+    content = np.full((30 + 2 * synthesis.PAD, 40 + 2 * synthesis.PAD, 3), 250, np.uint8)
+    blended = synthesis._blend(image, content, np.ones((30, 40), bool), 10, 15, "feathered")[15, :, 0]
+    # Weight: depth in pixels (1 for the outermost) over 1 + 30 / 12 = 3.5.
+    assert blended[:5].tolist() == [round(50 + 200 * min(1, depth / 3.5)) for depth in (1, 2, 3, 4, 5)]
+    assert blended.tolist() == blended[::-1].tolist()
+
+
 @pytest.mark.parametrize("degradations", [(), ("resize",)])
 def test_sizes_keep_their_limits_in_the_finished_picture(degradations):
     image = textured(300, 300, smooth=1.5)
