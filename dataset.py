@@ -371,7 +371,8 @@ def _decode_with_pillow(path: Path) -> Image.Image:
 
 def _silence_opencv() -> None:
     """OpenCV writes its own lines about damaged files to stderr; ours name the file."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4 and 5
+    set_level(0)  # silent
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
