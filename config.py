@@ -39,14 +39,20 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Pictures: where they are, how they are split and read."""
+    """Pictures: where they are and how they are read."""
 
     data: Path  # folder of pictures: Recod.ai/LUC (train_images/, train_masks/) or authentic/, forged/, masks/
+    skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
+    max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How base pictures are split; a picture and all that was made from it fall into the same part."""
+
     val_fraction: float = 0.15  # share of the base pictures kept for validation and tuning, 0 to 1
     test_fraction: float = 0.15  # share of the base pictures kept for the test, 0 to 1
     split_seed: int = 0  # seed of the split; the same seed and folder always give the same split
-    skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
-    max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,11 @@ Degradation = Literal["jpeg", "noise", "blur", "resize"]
 class SynthesisSettings:
     """What forgeries are made of. Shares follow the Recod.ai/LUC training pictures."""
 
-    max_contents: int = 3  # most duplicated contents in one picture
-    max_copies: int = 4  # most copies of one content, its source not counted
+    max_contents: int = 3  # most duplicated contents in one picture, 1 to 4
+    max_copies: int = 4  # most copies of one content, its source not counted, 1 to 4
     min_copy_pixels: int = 16  # smallest side of a source or copy in the finished picture, in pixels
     max_copy_pixels: int | None = None  # largest such side in pixels; free when not given
-    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied
+    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied; panel: in composed figures only
     transform_probability: float = 0.6  # share of copies that are rotated, scaled, mirrored or recoloured
     copy_transforms: tuple[CopyTransform, ...] = typing.get_args(CopyTransform)  # changes of those, at least one each
     min_scale: float = 0.5  # smallest side of a scaled copy against its source
@@ -161,7 +167,7 @@ class MatchingSettings:
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
     match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    max_verified: int = 120  # most candidates per search that are aligned over their whole region
+    max_verified: int = 40  # most candidates per search that are aligned over their whole region
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ class TrainSettings:
     validation_pictures: int | None = None  # score at most this many validation pictures per epoch; all when not given
     checkpoint_seconds: float = 600.0  # also save last.pt within an epoch after this many seconds
     seed: int = 0  # weights, order of the pictures, augmentation
+    split: SplitSettings = field(default_factory=SplitSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -232,13 +239,15 @@ class PredictSettings:
 
     paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
     out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
-    checkpoint: Path | None = None  # best.pt of a run; the weights that ship when not given
+    checkpoint: Path | None = None  # best.pt of a run; pixel evidence alone when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
-    evidence_only: bool = False  # look for pixel evidence alone: no model, no torch
+    backbone: str | None = None  # where the backbone lies, if not where it lay in training
+    evidence_only: bool = False  # pixel evidence alone, without any model and without importing torch
     resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
     workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
     picture_seconds: float = 900.0  # a picture that takes longer is given up and recorded, in seconds; 0: no limit
     max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 
 # fmt: on

@@ -1,9 +1,9 @@
 """Copy-move forgeries with exact instance masks, made out of authentic pictures.
 
     python synthesis.py --authentic DIR --out DIR --count 2000 --seed 0
-    python synthesis.py --authentic DIR --out DIR --count 200 --content-kinds object --min-copy-pixels 20 \
-        --max-copy-pixels 60 --copy-transforms rotation --transform-probability 1    # single cells, rotated
+    python synthesis.py --authentic DIR --out DIR --content-kinds object --min-copy-pixels 20 --max-copy-pixels 60
 
+The second makes single cells of 20 to 60 pixels only; all limits and kinds are options below.
 Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and beside every
 picture <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic pictures it
 was made from. Pictures with the same `base` may share pixels and belong into the same split.
