@@ -133,7 +133,7 @@ def load_detector(settings: PredictSettings) -> Detect:
     from detector import Detector
 
     return Detector.load(
-        settings.checkpoint, clustering=settings.clustering, evidence_only=settings.evidence_only
+        settings.checkpoint, settings.clustering, settings.backbone, settings.matching, settings.evidence_only
     ).detect
 
 
@@ -271,7 +271,7 @@ def _start_worker(settings: PredictSettings, ranks: Ranks) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
     cv2.setNumThreads(1)
-    if not settings.evidence_only:
+    if settings.checkpoint is not None:
         import torch
 
         torch.set_num_threads(1)
@@ -399,7 +399,7 @@ def prepare(settings: PredictSettings, ranks: Ranks) -> None:
             for path in _parts(settings.out):
                 drop_torn_line(path)
         return
-    if any(path.exists() for path in _parts(settings.out)):
+    if any(path.exists() and path.stat().st_size for path in _parts(settings.out)):
         raise InputError(
             f"{settings.out} holds the predictions of another run; go on with --resume or give another --out"
         )
@@ -483,11 +483,12 @@ def write_report(settings: PredictSettings, command: str) -> Path:
     identity = {name: value for name, value in shown.items() if name not in RUN_ONLY} | {
         "out": str(settings.out.resolve())
     }
-    names = ", ".join(str(path) for path in settings.paths[:3]) + (", …" if len(settings.paths) > 3 else "")
+    names = [path.name or str(path) for path in settings.paths]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return report.write_page(
         folder,
         entries,
-        title=f"Pictures of {names}",
+        title=f"Pictures of {', '.join(names[:3])}{more}",
         run=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12],
         details={"Command": command, "Settings": json.dumps(shown), "Python": platform.python_version()},
     )
@@ -565,8 +566,12 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
 
 def check(settings: PredictSettings) -> None:
     """Refuse settings that cannot work, before anything is written."""
-    if settings.evidence_only and settings.checkpoint is not None:
-        raise InputError("--evidence-only runs without a model; leave out --checkpoint, or --evidence-only")
+    model = {"--checkpoint": settings.checkpoint, "--clustering": settings.clustering, "--backbone": settings.backbone}
+    given = [flag for flag, value in model.items() if value is not None]
+    if settings.evidence_only and given:
+        raise InputError(f"--evidence-only uses no model; leave out {', '.join(given)}, or --evidence-only")
+    if given and settings.checkpoint is None:
+        raise InputError(f"{', '.join(given)} belong to a model; give its --checkpoint too")
     if settings.workers is not None and settings.workers < 0:
         raise InputError(f"--workers is {settings.workers}; it must be 0 (in this process) or more")
     for path in (settings.checkpoint, settings.clustering):

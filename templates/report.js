@@ -217,6 +217,15 @@ const collator = new Intl.Collator("en", { numeric: true });
 const byTitle = (a, b) =>
   collator.compare(a.path, b.path) || (a.page || 0) - (b.page || 0) || (a.figure || 0) - (b.figure || 0);
 
+// The folders above all pictures say nothing about one of them.
+let shared = pictures.length ? folderOf(pictures[0]).split("/") : [];
+for (const picture of pictures) {
+  const parts = folderOf(picture).split("/");
+  const end = shared.findIndex((part, i) => part !== parts[i]);
+  if (end >= 0) shared = shared.slice(0, end);
+}
+const common = shared.length ? shared.join("/").length + 1 : 0;
+
 let list = []; // the pictures that the filters let through, in order
 let drawn = 0; // how many of them have a card
 
@@ -256,7 +265,7 @@ const STATES = { open: "to review", confirmed: "confirmed", dismissed: "dismisse
 
 function card(picture) {
   const state = reviewState(picture);
-  const where = [place(picture), folderOf(picture)].filter(Boolean).join(" · ");
+  const where = [place(picture), folderOf(picture).slice(common)].filter(Boolean).join(" · ") || "\u00a0";
   const thumb = picture.thumb
     ? [h("img", { src: picture.thumb, alt: "", loading: "lazy", decoding: "async" }), outlines(picture)]
     : h("span", { class: "broken" }, picture.error);
@@ -265,7 +274,7 @@ function card(picture) {
       h("div", { class: "thumb" }, thumb),
       h("div", { class: "text" },
         h("span", { class: "name" }, fileName(picture)),
-        h("span", { class: "where", title: where }, where),
+        h("span", { class: "where", title: folderOf(picture) }, where),
         h("span", { class: "result" },
           h("span", { class: picture.instances.length ? "found" : "quiet" }, resultText(picture)),
           picture.instances.length ? h("span", {}, `score ${picture.score.toFixed(2)}`) : null),
