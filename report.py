@@ -40,6 +40,7 @@ DIFFERENCE_GAIN = 4  # differences are shown this many times stronger
 OUTLINE_POINTS = 400  # most corners of one outline
 PROOFS = 8  # most pairs of one finding shown with cut-outs; the others are listed in words
 MISSED_F1 = 0.1  # a true instance matched worse than this counts as missed, a found one as false
+BLANK = (230, 234, 239)  # RGB of what lies outside of the picture: the page's frames
 # Okabe and Ito (2008): seven colours that the common kinds of colour blindness keep apart, RGB.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -170,7 +171,8 @@ class AlignedPair:
     """Source and copy cut out of the picture, the copy brought back onto the source."""
 
     source: np.ndarray  # (h, w, 3) uint8 RGB
-    copy: np.ndarray  # (h, w, 3) uint8 RGB, black where it would lie outside of the picture
+    copy: np.ndarray  # (h, w, 3) uint8 RGB
+    within: np.ndarray  # (h, w) bool: where the copy's surroundings lie in the picture; elsewhere the copy is blank
     compared: np.ndarray  # (h, w) bool: inside both regions
     difference: np.ndarray  # (h, w) uint8: mean absolute difference over the channels, brightness matched
     gain: float  # contrast of the copy relative to the source, mean over the channels
@@ -204,12 +206,15 @@ def align(image: np.ndarray, copy: "Copy", side: int = CROP_SIDE) -> AlignedPair
         return cv2.warpAffine(array, back[:2], size, flags=interpolation | cv2.WARP_INVERSE_MAP)
 
     source_mask = _shrink(_cut(copy.source, box), scale)
+    within = brought_back(np.full(surroundings.shape[:2], 255, np.uint8), cv2.INTER_NEAREST) > 127
     target_mask = brought_back(_shrink(_cut(copy.target, there), scale), cv2.INTER_NEAREST)
     compared = (source_mask > 127) & (target_mask > 127)
-    return _compare(source, brought_back(surroundings, cv2.INTER_CUBIC), compared, scale)
+    return _compare(source, brought_back(surroundings, cv2.INTER_CUBIC), within, compared, scale)
 
 
-def _compare(source: np.ndarray, copy: np.ndarray, compared: np.ndarray, scale: float) -> AlignedPair:
+def _compare(
+    source: np.ndarray, copy: np.ndarray, within: np.ndarray, compared: np.ndarray, scale: float
+) -> AlignedPair:
     """Fit the copy's brightness and contrast to the source's inside `compared`, per channel, and take differences."""
     s, c = source.astype(np.float32), copy.astype(np.float32)
     gains, offsets, fitted = np.ones(3), np.zeros(3), c
@@ -225,9 +230,16 @@ def _compare(source: np.ndarray, copy: np.ndarray, compared: np.ndarray, scale: 
     difference = np.clip(np.abs(s - fitted).mean(axis=2), 0, 255).astype(np.uint8)
     same = (source == copy).all(axis=2)[compared]
     return AlignedPair(
-        source, copy, compared, difference, float(gains.mean()), float(offsets.mean()),
-        float(same.mean()) if same.size else 0.0, scale,
-    )  # fmt: skip
+        source=source,
+        copy=np.where(within[..., None], copy, np.array(BLANK, np.uint8)),
+        within=within,
+        compared=compared,
+        difference=difference,
+        gain=float(gains.mean()),
+        offset=float(offsets.mean()),
+        identical=float(same.mean()) if same.size else 0.0,
+        scale=scale,
+    )
 
 
 def _between(box: Sequence[int], shrunk: np.ndarray) -> np.ndarray:
@@ -403,9 +415,14 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "Instance") -> Entry:
     """All that the page says about an instance; cut-outs go to `folder`."""
     regions, pairs = _regions(instance)
-    joining = _joining(pairs, len(regions))
-    # What ties a further region to the finding is shown first.
-    order = sorted(range(len(pairs)), key=lambda i: i not in joining)
+    best = sorted(range(len(pairs)), key=lambda i: (-instance.copies[i].score, -instance.copies[i].correlation))
+    joining = _joining([pairs[i] for i in best], len(regions))
+    # What ties a further region to the finding is shown first, the strongest proof at the top.
+    tying, closing = (
+        [i for k, i in enumerate(best) if k in joining],
+        [i for k, i in enumerate(best) if k not in joining],
+    )
+    order = tying + closing
     corners = max(40, OUTLINE_POINTS // max(len(regions), 1))
     runs = json.dumps(encode_mask(instance.mask))
     return {
@@ -424,7 +441,7 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "
             }
             for i, region in enumerate(regions)
         ],
-        "lines": [list(pairs[i]) for i in order if i in joining],
+        "lines": [list(pairs[i]) for i in tying],
         "sentence": "" if instance.copies else describe_unproven(instance),
         "copies": [
             _describe_copy(folder, f"{number}-{k}", image, instance.copies[i], pairs[i])
@@ -437,7 +454,7 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "
 
 
 def _joining(pairs: Sequence[tuple[int, int]], regions: int) -> set[int]:
-    """The pairs, by index, that are enough to join all regions that any pair joins (a spanning forest)."""
+    """The pairs, by index, that are enough to join all regions that any pair joins (a spanning forest), first come."""
     root = list(range(regions))
 
     def find(region: int) -> int:
@@ -461,6 +478,7 @@ def _describe_copy(folder: Path, name: str, image: np.ndarray, copy: "Copy", pai
     _save(folder / files["source"], aligned.source, quality)
     _save(folder / files["copy"], aligned.copy, quality)
     shown = np.minimum(aligned.difference.astype(np.uint16) * DIFFERENCE_GAIN, 255).astype(np.uint8)
+    shown[~aligned.within] = BLANK[1]
     _save(folder / files["difference"], shown, quality)
     inside = aligned.difference[aligned.compared]
     return files | {

@@ -114,6 +114,9 @@ def test_a_copy_reaching_beyond_the_picture_is_no_error():
     source, target = Region(0, 0, np.ones((20, 20), bool)), Region(45, 40, np.ones((10, 15), bool))
     pair = report.align(image, make_copy([[1, 0, 45], [0, 1, 40]], source, target))
     assert pair.compared.sum() == 150
+    # The cut-out starts at (0, 0); the copy's place ends at (60 - 45, 50 - 40) in it.
+    assert pair.within[:10, :15].all() and pair.within.sum() == 150
+    assert (pair.copy[30, 20] == report.BLANK).all()
     far = report.align(image, make_copy([[1, 0, 5000], [0, 1, 5000]], source, target))
     assert not far.compared.any() and far.identical == 0.0
 
