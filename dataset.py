@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from config import PATCH, DataSettings, InputError, LoaderSettings, SynthesisSettings, write_whole
+from config import PATCH, DataSettings, InputError, LoaderSettings, SplitSettings, SynthesisSettings, write_whole
 
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -165,7 +165,7 @@ def _some(paths: Sequence[Path], most: int = 3) -> str:
 
 
 def split_pictures(
-    pictures: Iterable[Picture], settings: DataSettings, known: Mapping[str, str] | None = None
+    pictures: Iterable[Picture], settings: SplitSettings, known: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Split of every base picture: base -> "train", "val" or "test".
 
@@ -209,9 +209,19 @@ def _rank(seed: int, base: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{base}".encode()).digest()
 
 
-def select(pictures: Iterable[Picture], split: Mapping[str, str], name: str) -> list[Picture]:
-    """The pictures of one split ("train", "val" or "test") whose truth is known, in the given order."""
-    return [picture for picture in pictures if picture.forged is not None and split.get(picture.base) == name]
+def select(pictures: Sequence[Picture], split: Mapping[str, str], name: str) -> list[Picture]:
+    """The pictures of one split ("train", "val" or "test") whose truth is known, in the given order.
+
+    Raises:
+        InputError: there is none.
+    """
+    chosen = [picture for picture in pictures if picture.forged is not None and split.get(picture.base) == name]
+    if not chosen:
+        raise InputError(
+            f"none of the {len(pictures)} pictures belong to the split {name!r}: add pictures, raise "
+            "--val-fraction or --test-fraction when training, or score every picture with test.py --split all"
+        )
+    return chosen
 
 
 # Reading --------------------------------------------------------------------------------------------------------

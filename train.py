@@ -196,10 +196,8 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
     distributed.seed_everything(settings.seed)
     interrupt = Interrupt()
     pictures, skipped = readable_pictures(find_pictures(settings.data.data), settings.data)
-    splits = split_pictures(pictures, settings.data, checkpoint["splits"] if checkpoint else None)
+    splits = split_pictures(pictures, settings.split, checkpoint["splits"] if checkpoint else None)
     training, validation = select(pictures, splits, "train"), select(pictures, splits, "val")
-    if not validation:
-        raise InputError(f"no validation pictures in {settings.data.data}; raise --val-fraction or add pictures")
     loader = make_loader(
         training,
         settings.model.image_size,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataset
-from config import DataSettings, InputError, LoaderSettings, SynthesisSettings
+from config import DataSettings, InputError, LoaderSettings, SplitSettings, SynthesisSettings
 from dataset import (
     ContentCache,
     ForgeryDataset,
@@ -186,7 +186,7 @@ def made_up_pictures(count, forged_every=2):
 
 def test_split_shares_are_exact_within_both_kinds_and_ids_stay_together():
     pictures = made_up_pictures(200)
-    split = split_pictures(pictures, data_settings(Path("x"), val_fraction=0.1, test_fraction=0.25))
+    split = split_pictures(pictures, SplitSettings(val_fraction=0.1, test_fraction=0.25))
     for kind in (0, 1):  # even ids have a forged picture
         names = [split[f"p{n}"] for n in range(200) if n % 2 == kind]
         assert [names.count(name) for name in ("train", "val", "test")] == [65, 10, 25]
@@ -196,15 +196,14 @@ def test_split_shares_are_exact_within_both_kinds_and_ids_stay_together():
 
 
 def test_split_depends_on_names_and_seed_only():
-    pictures, config = made_up_pictures(60), data_settings(Path("x"))
+    pictures, config = made_up_pictures(60), SplitSettings()
     split = split_pictures(pictures, config)
     assert split_pictures(pictures[::-1], config) == split
-    assert split_pictures(pictures, data_settings(Path("y"))) == split
-    assert split_pictures(pictures, data_settings(Path("x"), split_seed=1)) != split
+    assert split_pictures(pictures, SplitSettings(split_seed=1)) != split
 
 
 def test_known_splits_are_kept_and_the_rest_fills_up():
-    pictures, config = made_up_pictures(40), data_settings(Path("x"), val_fraction=0.25, test_fraction=0.0)
+    pictures, config = made_up_pictures(40), SplitSettings(val_fraction=0.25, test_fraction=0.0)
     known = {f"p{n}": "val" for n in range(0, 6, 2)} | {"p1": "test", "not-here": "train"}
     split = split_pictures(pictures, config, known)
     assert {base: split[base] for base in known if base in split} == {k: v for k, v in known.items() if k != "not-here"}
@@ -215,8 +214,10 @@ def test_known_splits_are_kept_and_the_rest_fills_up():
 
 def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_part():
     pictures = [*made_up_pictures(3, 1), Picture("t", Path("t.png"), None, "t", None)]
-    split = split_pictures(pictures, data_settings(Path("x")))
+    split = split_pictures(pictures, SplitSettings())
     assert sorted(split.values()) == ["test", "train", "val"] and "t" not in split
+    with pytest.raises(InputError, match="none of the 7 pictures belong to the split 'val'"):
+        select(pictures, {}, "val")
     assert select(pictures, {**split, "t": "train"}, "train") == [p for p in pictures[:6] if split[p.base] == "train"]
 
 
@@ -230,7 +231,7 @@ def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_par
 )
 def test_bad_split_settings(changes, known, message):
     with pytest.raises(InputError, match=message):
-        split_pictures(made_up_pictures(4), data_settings(Path("x"), **changes), known)
+        split_pictures(made_up_pictures(4), SplitSettings(**changes), known)
 
 
 # Reading pictures -----------------------------------------------------------------------------------------------

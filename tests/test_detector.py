@@ -20,6 +20,7 @@ from config import (
     InputError,
     LoaderSettings,
     ModelSettings,
+    SplitSettings,
     TrainSettings,
     TuningSettings,
 )
@@ -40,7 +41,8 @@ def run(data, backbone, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "a"
     train.main(
         TrainSettings(
-            data=DataSettings(data=data, val_fraction=0.3, test_fraction=0.3),
+            data=DataSettings(data=data),
+            split=SplitSettings(val_fraction=0.3, test_fraction=0.3),
             out=out,
             epochs=2,
             batch_size=4,
