@@ -40,6 +40,7 @@ DIFFERENCE_GAIN = 4  # differences are shown this many times stronger
 OUTLINE_POINTS = 400  # most corners of one outline
 PROOFS = 8  # most pairs of one finding shown with cut-outs; the others are listed in words
 MISSED_F1 = 0.1  # a true instance matched worse than this counts as missed, a found one as false
+LEAST_SPREAD = 16.0  # variance in squared grey levels under which a change of contrast cannot be told from noise
 BLANK = (230, 234, 239)  # RGB of what lies outside of the picture: the page's frames
 # Okabe and Ito (2008): seven colours that the common kinds of colour blindness keep apart, RGB.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -175,7 +176,7 @@ class AlignedPair:
     within: np.ndarray  # (h, w) bool: where the copy's surroundings lie in the picture; elsewhere the copy is blank
     compared: np.ndarray  # (h, w) bool: inside both regions
     difference: np.ndarray  # (h, w) uint8: mean absolute difference over the channels, brightness matched
-    gain: float  # contrast of the copy relative to the source, mean over the channels
+    gain: float | None  # contrast of the copy relative to the source, mean over the channels; None where too flat
     offset: float  # brightness added to the copy, grey levels, at the source's mean
     identical: float  # share of the compared pixels that are equal in every channel as they stand, 0 to 1
     scale: float  # pixels of the cut-out per pixel of the picture, at most 1
@@ -217,7 +218,7 @@ def _compare(
 ) -> AlignedPair:
     """Fit the copy's brightness and contrast to the source's inside `compared`, per channel, and take differences."""
     s, c = source.astype(np.float32), copy.astype(np.float32)
-    gains, offsets, fitted = np.ones(3), np.zeros(3), c
+    gain, offsets, fitted = None, np.zeros(3), c
     if compared.any():
         inside_s, inside_c = s[compared], c[compared]  # (n, 3)
         means_s, means_c = inside_s.mean(axis=0), inside_c.mean(axis=0)
@@ -226,7 +227,9 @@ def _compare(
         back = np.where(spread > 1.0, covariance / np.maximum(spread, 1.0), 1.0)  # flat: brightness alone
         back = np.clip(back, 0.2, 5.0)
         fitted = (c - means_c) * back + means_s
-        gains, offsets = 1 / back, means_c - means_s
+        offsets = means_c - means_s
+        if spread.mean() >= LEAST_SPREAD:
+            gain = float((1 / back).mean())
     difference = np.clip(np.abs(s - fitted).mean(axis=2), 0, 255).astype(np.uint8)
     same = (source == copy).all(axis=2)[compared]
     return AlignedPair(
@@ -235,7 +238,7 @@ def _compare(
         within=within,
         compared=compared,
         difference=difference,
-        gain=float(gains.mean()),
+        gain=gain,
         offset=float(offsets.mean()),
         identical=float(same.mean()) if same.size else 0.0,
         scale=scale,
@@ -497,7 +500,7 @@ def _describe_copy(folder: Path, name: str, image: np.ndarray, copy: "Copy", pai
         "area": int(copy.source.mask.sum()),
         "size": [aligned.source.shape[1], aligned.source.shape[0]],
         "compared": outline(aligned.compared),
-        "gain": round(aligned.gain, 3),
+        "gain": None if aligned.gain is None else round(aligned.gain, 3),
         "offset": round(aligned.offset, 1),
         "identical": round(aligned.identical, 4),
         "median_difference": float(np.median(inside)) if inside.size else None,

@@ -537,7 +537,7 @@ function measures(copy) {
     ["Displacement", `${right} px right, ${down} px down`],
     ["Rotation", `${copy.rotation}° counter-clockwise${copy.mirrored ? ", after mirroring left to right" : ""}`],
     ["Scale", copy.scale.toFixed(3)],
-    ["Copy's contrast", `× ${copy.gain.toFixed(2)}`],
+    ["Copy's contrast", copy.gain === null ? "too flat to tell" : `× ${copy.gain.toFixed(2)}`],
     ["Copy's brightness", `${copy.offset >= 0 ? "+" : ""}${copy.offset} of 255`],
     ["Pixels equal to the bit", `${Math.floor(copy.identical * 1000) / 10} %`],
     ["Median difference", copy.median_difference === null ? "–" : `${copy.median_difference} of 255`],
