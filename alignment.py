@@ -13,7 +13,6 @@ import numpy as np
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
-MARGIN = 3  # of a disc's patch, for the high-pass
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
 MAX_POINTS = 1500  # pixels used by one refinement
 LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
@@ -21,12 +20,14 @@ LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred
 
 @dataclass(frozen=True)
 class Canvas:
-    """One picture as the alignment needs it; all (H, W) float32."""
+    """One picture as the alignment needs it; (H, W) float32 where nothing else is said."""
 
     grey: np.ndarray  # 0 to 255
     band: np.ndarray  # without noise and without what is coarser than COARSE_SIGMA
     narrow: np.ndarray  # the same with NARROW_SIGMA: its window reaches less over a region's edge
     levels: np.ndarray  # (len(LEVELS), H, W): grey as it would look after shrinking by LEVELS
+    fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
+    informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
     noise: float  # standard deviation of the fine structure in the quietest parts
 
     @property
@@ -43,11 +44,12 @@ class Evidence:
     x: int  # left edge of the window in the picture
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool: the template's region in that window
-    fine: float  # correlation of the fine structure over the region
+    fine: float  # correlation of the fine structure over the region's informative pixels
     band: float  # correlation of the middle band over the region
     local: float  # median of the local correlation over the region
-    texture: float  # standard deviation of the fine structure over the region, in grey levels
-    second: float  # best correlation of the region's middle at another offset: near `band` for true repeats
+    informative: int  # pixels that the fine structure was compared on
+    texture: float  # standard deviation of the fine structure there, in grey levels
+    second: float  # best correlation of the fine structure at another offset: near `fine` for edges and true repeats
     around: float  # correlation of the fine structure just outside of the region
 
 
@@ -58,9 +60,43 @@ def prepare(image: np.ndarray) -> Canvas:
     band = smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA)
     narrow = smooth - cv2.GaussianBlur(grey, (0, 0), NARROW_SIGMA)
     levels = np.stack([grey] + [cv2.GaussianBlur(grey, (0, 0), 0.5 * float(np.sqrt(s * s - 1))) for s in LEVELS[1:]])
-    fine = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA))
-    blocks = cv2.resize(fine, (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1)), interpolation=cv2.INTER_AREA)
-    return Canvas(grey, band, narrow, levels, max(float(np.percentile(blocks, 10)) * 1.25, 0.5))
+    strength = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA))
+    size = (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1))
+    noise = max(float(np.percentile(cv2.resize(strength, size, interpolation=cv2.INTER_AREA), 10)) * 1.25, 0.5)
+    fine = np.stack([_equalised(level, grey, FINE_SIGMA * s) for level, s in zip(levels, LEVELS, strict=True)])
+    busy = cv2.GaussianBlur(strength * strength, (0, 0), 2.0) > 0.4**2
+    return Canvas(
+        grey, band, narrow, levels, fine, (busy & ~_drawn(image) & ~_one_dimensional(grey)).astype(np.uint8), noise
+    )
+
+
+def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
+    """Fine structure divided by its local strength: else one strong edge would outvote all of the grain."""
+    fine = level - cv2.GaussianBlur(grey, (0, 0), sigma)
+    local = cv2.GaussianBlur(fine * fine, (0, 0), 2 * sigma)
+    return fine / np.sqrt(local + 0.3**2)
+
+
+def _drawn(image: np.ndarray) -> np.ndarray:
+    """Where a picture is drawn and not recorded: text, bars, arrows, frames and gutters, with their surroundings.
+
+    Either the area next to it has one colour to the bit, or black or white begins within one pixel.
+    """
+    square = np.ones((3, 3), np.uint8)
+    high, low = cv2.dilate(image, square), cv2.erode(image, square)
+    spread = (high - low).max(axis=2)
+    flat = cv2.morphologyEx((spread <= 1).astype(np.uint8), cv2.MORPH_OPEN, square)
+    steps = (spread > 90) & ((high.min(axis=2) > 235) | (low.max(axis=2) < 14))
+    steps = cv2.dilate(steps.astype(np.uint8), np.ones((9, 9), np.uint8))
+    return (cv2.dilate(flat, np.ones((7, 7), np.uint8)) | steps) > 0
+
+
+def _one_dimensional(grey: np.ndarray, limit: float = 0.75) -> np.ndarray:
+    """Where all gradients point one way (coherence of the structure tensor): an edge fits onto every other edge."""
+    smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
+    gx, gy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    xx, yy, xy = (cv2.GaussianBlur(v, (0, 0), 3.0) for v in (gx * gx, gy * gy, gx * gy))
+    return np.hypot(xx - yy, 2 * xy) > limit * (xx + yy)
 
 
 def scale_of(affine: np.ndarray) -> float:
@@ -276,70 +312,48 @@ def _disc(x: float, y: float, radius: float, height: int, width: int) -> tuple[n
 
 @numba.njit(cache=True, fastmath=True)
 def _fine_correlation(
-    template: np.ndarray, partner: np.ndarray, affine: np.ndarray, x: float, y: float, radius: int
+    template: np.ndarray,
+    partner: np.ndarray,
+    informative: np.ndarray,
+    affine: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
 ) -> float:
-    """Correlation of the fine structure on the disc around (x, y) of the template."""
-    height, width = template.shape
-    side = 2 * (radius + MARGIN) + 1
-    a = np.empty((side, side))
-    b = np.empty((side, side))
-    jx = round(x)
-    jy = round(y)
-    for i in range(side):
-        for j in range(side):
-            px = min(max(jx + j - radius - MARGIN, 0), width - 1)
-            py = min(max(jy + i - radius - MARGIN, 0), height - 1)
-            a[i, j] = template[py, px]
-            b[i, j] = _sample(
-                partner,
-                affine[0, 0] * px + affine[0, 1] * py + affine[0, 2],
-                affine[1, 0] * px + affine[1, 1] * py + affine[1, 2],
-            )
-    kernel = np.exp(-0.5 * (np.arange(-MARGIN, MARGIN + 1) / FINE_SIGMA) ** 2)
-    kernel /= kernel.sum()
+    """Correlation of the fine structure over the informative ones of these template pixels; -1 where they are few."""
     saa = 0.0
     sbb = 0.0
     sab = 0.0
-    sa = 0.0
-    sb = 0.0
     n = 0
-    rows_a = np.empty((side, side))
-    rows_b = np.empty((side, side))
-    for i in range(side):
-        for j in range(MARGIN, side - MARGIN):
-            va = 0.0
-            vb = 0.0
-            for k in range(2 * MARGIN + 1):
-                va += kernel[k] * a[i, j + k - MARGIN]
-                vb += kernel[k] * b[i, j + k - MARGIN]
-            rows_a[i, j] = va
-            rows_b[i, j] = vb
-    middle = radius + MARGIN
-    for i in range(MARGIN, side - MARGIN):
-        for j in range(MARGIN, side - MARGIN):
-            if (i - middle) ** 2 + (j - middle) ** 2 > radius * radius:
-                continue
-            va = a[i, j]
-            vb = b[i, j]
-            for k in range(2 * MARGIN + 1):
-                va -= kernel[k] * rows_a[i + k - MARGIN, j]
-                vb -= kernel[k] * rows_b[i + k - MARGIN, j]
-            sa += va
-            sb += vb
-            saa += va * va
-            sbb += vb * vb
-            sab += va * vb
-            n += 1
-    va = saa - sa * sa / n
-    vb = sbb - sb * sb / n
-    if va < 0.04 * n or vb < 0.04 * n:  # less than 0.2 grey levels of fine structure
-        return 0.0
-    return (sab - sa * sb / n) / np.sqrt(va * vb)
+    height, width = informative.shape
+    for i in range(len(xs)):
+        x = xs[i]
+        y = ys[i]
+        px = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]
+        py = affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]
+        if px < 0 or py < 0 or px > width - 1 or py > height - 1:
+            continue
+        if informative[y, x] == 0 or informative[int(py + 0.5), int(px + 0.5)] == 0:
+            continue
+        a = template[y, x]
+        b = _sample(partner, px, py)
+        saa += a * a
+        sbb += b * b
+        sab += a * b
+        n += 1
+    if n < 60 or 4 * n < len(xs) or saa < 1e-6 or sbb < 1e-6:
+        return -1.0
+    return sab / np.sqrt(saa * sbb)
 
 
 @numba.njit(cache=True, nogil=True)
 def _screen(
-    band: np.ndarray, levels: np.ndarray, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int
+    band: np.ndarray,
+    fine: np.ndarray,
+    informative: np.ndarray,
+    affines: np.ndarray,
+    centres: np.ndarray,
+    radii: np.ndarray,
+    steps: int,
 ) -> np.ndarray:
     """Refine every candidate in place; (n, 2): correlation of the middle band and of the fine structure."""
     height, width = band.shape
@@ -355,7 +369,7 @@ def _screen(
         level = 0
         while level < len(LEVELS) - 1 and scale > 0.5 * (LEVELS[level] + LEVELS[level + 1]):
             level += 1
-        out[i, 1] = _fine_correlation(levels[0], levels[level], affines[i], centres[i, 0], centres[i, 1], int(radii[i]))
+        out[i, 1] = _fine_correlation(fine[0], fine[level], informative, affines[i], xs, ys)
     return out
 
 
@@ -381,7 +395,7 @@ def screen(
     radii[shrinks] *= scales[shrinks]
     radii = np.clip(radii, 6, MAX_RADIUS)
     before = affines.copy()
-    values = _screen(canvas.band, canvas.levels, affines, centres, radii, steps)
+    values = _screen(canvas.band, canvas.fine, canvas.informative, affines, centres, radii, steps)
     # A map that ran away from its candidate is not an alignment.
     moved = np.linalg.norm(
         np.einsum("nij,nj->ni", affines[:, :, :2] - before[:, :, :2], centres) + affines[:, :, 2] - before[:, :, 2],
@@ -431,7 +445,7 @@ def verify(
     region = _grow(local, template, partner, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
     if region is None:
         return None
-    return _measure(template, partner, valid, local, region, affine, box)
+    return _measure(canvas, local, region, affine, box)
 
 
 def _refine_region(
@@ -479,19 +493,28 @@ def _pair(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Template and aligned partner (h, w) float32 in the window, and where the partner lies inside the picture."""
     x0, y0, x1, y1 = box
-    shifted = affine.copy()
-    shifted[:, 2] += affine[:, :2] @ (x0, y0)
-    level = int(np.argmin(np.abs(np.array(LEVELS) - scale_of(affine))))
-    size = (x1 - x0, y1 - y0)
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    partner = cv2.warpAffine(canvas.levels[level], shifted, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    xs, ys = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    px = shifted[0, 0] * xs + shifted[0, 1] * ys + shifted[0, 2]
-    py = shifted[1, 0] * xs + shifted[1, 1] * ys + shifted[1, 2]
+    partner = _warped(canvas.levels[_level(affine)], affine, box, cv2.INTER_CUBIC)
+    xs, ys = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
+    a = affine.astype(np.float32)
+    px = a[0, 0] * xs + a[0, 1] * ys + a[0, 2]
+    py = a[1, 0] * xs + a[1, 1] * ys + a[1, 2]
     valid = (px >= 0) & (py >= 0) & (px <= canvas.shape[1] - 1) & (py <= canvas.shape[0] - 1)
     # A pixel that maps next to itself is no copy.
-    valid &= np.hypot(px - (xs + x0), py - (ys + y0)) > 6
+    valid &= np.hypot(px - xs, py - ys) > 6
     return canvas.grey[y0:y1, x0:x1], partner, valid
+
+
+def _level(affine: np.ndarray) -> int:
+    """Which of LEVELS brings the partner to the template's resolution."""
+    return int(np.argmin(np.abs(np.array(LEVELS) - scale_of(affine))))
+
+
+def _warped(values: np.ndarray, affine: np.ndarray, box: tuple[int, ...], flags: int) -> np.ndarray:
+    """Values (H, W) at the partner's places of the template's window."""
+    shifted = affine.copy()
+    shifted[:, 2] += affine[:, :2] @ (box[0], box[1])
+    size = (box[2] - box[0], box[3] - box[1])
+    return cv2.warpAffine(values, shifted, size, flags=flags | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
@@ -560,31 +583,33 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _measure(
-    template: np.ndarray,
-    partner: np.ndarray,
-    valid: np.ndarray,
-    local: np.ndarray,
-    region: np.ndarray,
-    affine: np.ndarray,
-    box: tuple[int, int, int, int],
+    canvas: Canvas, local: np.ndarray, region: np.ndarray, affine: np.ndarray, box: tuple[int, ...]
 ) -> Evidence:
-    """Collect the evidence over a region."""
-    fine_a, fine_b = template - _blur(template, FINE_SIGMA), partner - _blur(partner, FINE_SIGMA)
+    """Collect the evidence over a region of the window `box`."""
+    x0, y0, x1, y1 = box
+    template, partner, valid = _pair(canvas, affine, box)
+    level = _level(affine)
+    fine_a = canvas.fine[0, y0:y1, x0:x1]
+    fine_b = _warped(canvas.fine[level], affine, box, cv2.INTER_CUBIC)
+    told = canvas.informative[y0:y1, x0:x1] & _warped(canvas.informative, affine, box, cv2.INTER_NEAREST)
+    core = _inside(region, 120)
+    ring = (cv2.dilate(region.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0) & valid & (told > 0)
+    ring &= cv2.dilate(region.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
     band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
     band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
-    core = _inside(region, 120)
-    ring = (cv2.dilate(region.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & valid
-    ring &= cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    compared = core & (told > 0)
+    rough = template - _blur(template, FINE_SIGMA)
     return Evidence(
         affine=affine,
-        x=box[0],
-        y=box[1],
+        x=x0,
+        y=y0,
         mask=region,
-        fine=_correlate(fine_a[core], fine_b[core]),
+        fine=_correlate(fine_a[compared], fine_b[compared]),
         band=_correlate(band_a[core], band_b[core]),
         local=float(np.median(local[core])),
-        texture=float(min(fine_a[core].std(), fine_b[core].std())),
-        second=_second_peak(band_a, band_b, region),
+        informative=int((region & (told > 0)).sum()),
+        texture=float(rough[compared].std()) if compared.any() else 0.0,
+        second=_second_peak(fine_a, fine_b, compared if compared.any() else region),
         around=_correlate(fine_a[ring], fine_b[ring]),
     )
 

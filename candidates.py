@@ -340,8 +340,8 @@ def polar_candidates(
     if plain.shape[1] > 64 and len(points) > 256:
         sample = plain[np.random.default_rng(0).choice(len(plain), min(len(plain), 4000), replace=False)]
         mean = sample.mean(axis=0)
-        _, _, axes = np.linalg.svd(sample - mean, full_matrices=False)
-        plain, mirror = ((v - mean) @ axes[:64].T for v in (plain, mirror))
+        _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))
+        plain, mirror = ((v - mean) @ axes[:, -64:] for v in (plain, mirror))
         plain, mirror = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6) for v in (plain, mirror))
     found = []
     for mirrored, queries in ((False, plain), (True, mirror)):

@@ -167,7 +167,7 @@ class MatchingSettings:
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
     match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    max_verified: int = 40  # most candidates per search that are aligned over their whole region
+    max_verified: int = 30  # most candidates per search that are aligned over their whole region
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import alignment
 import candidates
@@ -19,8 +20,9 @@ from config import InputError, MatchingSettings, read_json
 
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
+MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
 MIN_AREA = 80  # least area of one region of a copy in pixels
-FEATURES = ("fine", "band", "local", "size", "texture", "second", "around", "votes", "fine_size")
+FEATURES = ("fine", "band", "local", "size", "texture", "second", "filled", "usual", "around", "votes", "fine_size")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,12 @@ def find_instances(image: np.ndarray, settings: MatchingSettings, regions: Seque
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    # One core each: pictures run in parallel over processes, and small matrix products lose by more threads.
+    with threadpool_limits(1):
+        return _find(image, settings, regions)
+
+
+def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.ndarray]) -> Matches:
     start = time.perf_counter()
     if min(image.shape[:2]) < MIN_SIDE:
         return Matches((), True)
@@ -207,7 +215,9 @@ def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
         search.canvas, proposed.affines, proposed.centres, proposed.radii
     )
     rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
-    good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > 0.25))
+    screened = values[:, 1][values[:, 1] > -1]
+    usual = float(np.median(screened)) if len(screened) else 0.0
+    good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > MIN_FINE))
     good = good[np.argsort(-rank[good], kind="stable")]
     tried = 0
     for index in good:
@@ -217,8 +227,8 @@ def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
             continue
         tried += 1
         evidence = alignment.verify(search.canvas, affines[index], centres[index], float(radii[index]))
-        if evidence is not None and evidence.mask.sum() >= MIN_AREA:
-            _keep(search, kind, evidence, int(proposed.votes[index]))
+        if evidence is not None and evidence.informative >= MIN_AREA:
+            _keep(search, kind, evidence, int(proposed.votes[index]), usual)
 
 
 def _explained(copies: Sequence[Copy], point: np.ndarray, partner: np.ndarray) -> bool:
@@ -248,7 +258,7 @@ def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -
     return False
 
 
-def _keep(search: _Search, kind: str, evidence: Evidence, votes: int) -> None:
+def _keep(search: _Search, kind: str, evidence: Evidence, votes: int, usual: float) -> None:
     rows, columns = np.flatnonzero(evidence.mask.any(axis=1)), np.flatnonzero(evidence.mask.any(axis=0))
     mask = evidence.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     source = Region(evidence.x + int(columns[0]), evidence.y + int(rows[0]), mask)
@@ -257,24 +267,28 @@ def _keep(search: _Search, kind: str, evidence: Evidence, votes: int) -> None:
         return
     if any(_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
         return
-    facts = features(evidence, votes)
+    facts = features(evidence, votes, usual)
     score = calibrated_score(facts)
     search.copies.append(Copy(kind, evidence.affine, votes, evidence.local, score, source, target))
     search.evidence.append(facts)
 
 
-def features(evidence: Evidence, votes: int) -> dict[str, float]:
-    """What the calibration looks at; names are those of `FEATURES`."""
-    area = float(evidence.mask.sum())
+def features(evidence: Evidence, votes: int, usual: float) -> dict[str, float]:
+    """What the calibration looks at; names are those of `FEATURES`.
+
+    Correlations go through Fisher's transform; `usual` is the fine correlation that candidates of this picture have.
+    """
     fine = math.atanh(min(max(evidence.fine, -0.99), 0.99))
-    size = math.log(area / 400)
+    size = math.log(evidence.informative / 400)
     return {
         "fine": fine,
         "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
         "local": math.atanh(min(max(evidence.local, -0.99), 0.99)),
         "size": size,
         "texture": math.log(evidence.texture + 0.3),
-        "second": evidence.second,
+        "second": math.atanh(min(max(evidence.second, -0.99), 0.99)),
+        "filled": evidence.informative / float(evidence.mask.sum()),
+        "usual": usual,
         "around": evidence.around,
         "votes": math.log(votes),
         "fine_size": fine * size,
