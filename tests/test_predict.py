@@ -242,6 +242,55 @@ def test_jobs_added_while_running_are_taken(tmp_path):
     assert seen == [str(a), str(b)]
 
 
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+import predict, test_predict
+from config import PredictSettings
+
+def load(settings):
+    def detect(image):
+        time.sleep(0.15)
+        return test_predict.detect_red(image)
+    return detect
+
+if __name__ == "__main__":
+    source, out, resume = sys.argv[1:]
+    settings = PredictSettings(paths=(Path(source),), out=Path(out), workers=2, resume=resume == "resume")
+    sys.exit(predict.main(settings, load))
+"""
+
+
+def test_killed_run_goes_on_with_every_picture_exactly_once(tmp_path):
+    expected = sorted(str(write_picture(tmp_path / f"in/{i}.png", [(5, 10), (40, 20)])) for i in range(40))
+    script, out = tmp_path / "slow.py", tmp_path / "out"
+    script.write_text(SLOW_RUN)
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+
+    def start(resume):
+        return subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "in"), str(out), resume],
+            env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    process = start("new")
+    lines = out / "predictions.jsonl"
+    end = time.monotonic() + 60
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = lines.read_bytes().count(b"\n")
+    assert 3 <= before < 40
+    resumed = start("resume")
+    printed = resumed.communicate(timeout=120)[0].decode()
+    assert resumed.returncode == 3 and "40 pictures: 40 with findings" in printed
+    assert [line["path"] for line in lines_of(out)] == expected
+    assert len(list((out / "masks").iterdir())) == 40
+    assert len(list((out / "report/pictures").iterdir())) == 40
+
+
 # PDF --------------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +381,65 @@ def test_help_documents_the_exit_status_and_bad_usage_is_one_line(tmp_path):
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "missing.png" in bad.stderr
     unknown = call("a.png", "--out", tmp_path, "--nonsense", "1")
     assert unknown.returncode == 2 and "nonsense" in unknown.stderr
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Three pictures of noise; in the first one a block of 48 x 48 pixels stands twice."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        image = cv2.GaussianBlur(rng.integers(0, 256, (160, 200, 3), dtype=np.uint8), (0, 0), 1)
+        if name == "a":
+            image[90:138, 120:168] = image[20:68, 30:78]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"in/{name}.png"), image)
+    return tmp_path / "in"
+
+
+def test_pixel_evidence_needs_no_torch(tmp_path, copied):
+    code = (
+        "import sys, predict, config\n"
+        "status = predict.main(config.parse(config.PredictSettings, sys.argv[1:]))\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(status)"
+    )
+    arguments = [copied, "--out", tmp_path / "out", "--evidence-only", "--matching-kinds", "exact", "--workers", "0"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    found, *others = lines_of(tmp_path / "out")
+    assert [line["verdict"] for line in others] == ["nothing found"] * 2
+    evidence = found["instances"][0]["evidence"][0]
+    assert (evidence["kind"], evidence["rotation"], evidence["mirrored"]) == ("exact", 0.0, False)
+    assert np.abs(np.array(evidence["affine"])[:, 2]).tolist() == [90, 70]
+
+
+def test_ranks_share_the_pictures_and_the_first_one_merges(tmp_path, copied):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "predict.py"]
+    options = ["--evidence-only", "--matching-kinds", "exact", "--workers", "0"]
+    both = subprocess.run(
+        [*command, str(copied), "--out", str(tmp_path / "two"), *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert both.returncode == 0, both.stderr
+    assert call(copied, "--out", tmp_path / "one", *options).returncode == 3
+    one, two = ([line | {"seconds": 0} for line in lines_of(tmp_path / name)] for name in ("one", "two"))
+    assert one == two and len(one) == 3
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        ["masks", "predictions.jsonl", "report", "settings.json", "submission.csv"]
+    )
+
+
+def test_a_broken_checkpoint_stops_the_run_with_one_line(tmp_path, copied):
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    done = call(copied, "--out", tmp_path / "out", "--checkpoint", tmp_path / "bad.pt", "--workers", "1")
+    assert done.returncode == 2 and "bad.pt" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    again = call(copied, "--out", tmp_path / "out", "--evidence-only", "--matching-kinds", "exact", "--workers", "0")
+    assert again.returncode == 3  # nothing was begun
+
+
+@pytest.mark.parametrize("options", [["--evidence-only", "--checkpoint", "x.pt"], ["--clustering", "x.json"]])
+def test_settings_that_contradict_each_other(tmp_path, copied, options):
+    done = call(copied, "--out", tmp_path / "out", *options)
+    assert done.returncode == 2 and "--checkpoint" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_settings_survive_a_round_trip():
