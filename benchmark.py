@@ -1,246 +1,327 @@
-"""Tables that the README shows.
+"""Tables of accuracy and speed that the README shows.
 
-    python benchmark.py speed --data DIR       the learned path against the straightforward way, in one run
+    python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90        pictures in parallel over processes
+    python benchmark.py matching-speed --picture FILE
+    python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
 
-Ratios are measured in one run on one machine; the first line says which.
+A folder of synthesis.py has a JSON beside each picture: its forgeries are also shown by size of copy, kind of
+region, rotation, scale, blending and JPEG quality.
 """
 
-import importlib.metadata
-import multiprocessing
-import os
-import platform
+import json
+import math
 import statistics
-import tempfile
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-import cv2
-import numpy as np
-from tqdm import tqdm
+import tyro
 
 import config
-from config import ClusteringSettings, SpeedSettings
+from config import AccuracySettings, CalibrateSettings, InputError, MatchingSettings, MatchingSpeedSettings
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
-Row = tuple[str, float, float, str]  # what, our seconds, the other way's seconds, note
+    from dataset import Picture
+    from metrics import Record
 
-# Speed of the learned path ---------------------------------------------------------------------------------------
-
-
-def speed(settings: SpeedSettings) -> int:
-    """Ratios against the straightforward way, each pair measured in one run, in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [*cascade_rows(settings), *loss_rows(settings), *cache_rows(settings, Path(folder))]
-    print(f"{hardware()}; medians of {settings.repeats} runs in turn")
-    for name, ours, theirs, note in rows:
-        print(f"{name:46} {ours:9.4f} s  against {theirs:9.4f} s: {theirs / ours:6.1f} times faster; {note}")
-    return 0
+WIDTHS = (6, 6, 6, 8, 9, 6, 6, 4)  # of the columns of the accuracy table
+Commands = (
+    Annotated[AccuracySettings, tyro.conf.subcommand("accuracy")]
+    | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
+    | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
+)
 
 
-def hardware() -> str:
-    """Processor, cores and versions: what a reader needs to compare with."""
-    import torch
+def main(settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings) -> None:
+    """Run the chosen table."""
+    if isinstance(settings, AccuracySettings):
+        accuracy(settings)
+    elif isinstance(settings, MatchingSpeedSettings):
+        matching_speed(settings)
+    else:
+        calibrate(settings)
 
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next(
-        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")), platform.machine()
+
+# Accuracy -------------------------------------------------------------------------------------------------------
+
+
+def accuracy(settings: AccuracySettings) -> None:
+    """Score every folder and print its line, then the tables by kind of copy where the truth is recorded."""
+    from metrics import record_to_dict
+
+    if settings.jpeg is not None and not 1 <= settings.jpeg <= 100:
+        raise InputError(f"jpeg is {settings.jpeg}; it is a quality from 1 to 100")
+    described: list[tuple[Record, dict[str, Any]]] = []
+    lines: list[str] = []
+    head = ("forged", "found", "oF1", "pixel F1", "authentic", "alarms", "s/MP", "cut")
+    print(f"{'set':24} " + " ".join(f"{name:>{width}}" for name, width in zip(head, WIDTHS, strict=True)))
+    for folder in settings.data:
+        pictures = choose(folder, settings.limit)
+        jobs = [(picture, settings.matching, settings.jpeg, settings.noise) for picture in pictures]
+        results = list(parallel(_score, jobs, settings.workers))
+        print(_line(folder.name, results), flush=True)
+        for picture, (record, _, _) in zip(pictures, results, strict=True):
+            lines.append(json.dumps({"set": str(folder), **record_to_dict(record)}))
+            truth = picture.image.with_suffix(".json")
+            if record.n_true and truth.is_file():
+                described.append((record, config.read_json(truth)))
+    for title, key in BY.items():
+        _print_by(title, described, key)
+    if settings.records is not None:
+        config.write_whole(settings.records, lambda path: path.write_text("\n".join(lines) + "\n"))
+
+
+def choose(folder: Path, limit: int | None) -> "list[Picture]":
+    """Pictures of a folder whose truth is known; `limit` of the forged and of the authentic, evenly spread."""
+    from dataset import find_pictures
+
+    chosen = []
+    for forged in (True, False):
+        part = [p for p in find_pictures(folder) if p.forged is forged and (p.mask is not None or not forged)]
+        step = max(len(part) / limit, 1) if limit else 1
+        chosen += [part[int(i * step)] for i in range(int(len(part) / step))]
+    return chosen
+
+
+def parallel(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterable[Any]:
+    """Results in order, over processes, with a bar."""
+    from tqdm import tqdm
+
+    if workers <= 1 or len(jobs) < 2:
+        yield from tqdm(map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+        yield from tqdm(pool.map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
+
+
+def degrade(image: "np.ndarray", jpeg: int | None, noise: float) -> "np.ndarray":
+    """Picture (H, W, 3) uint8 with Gaussian noise, then saved as JPEG and read again."""
+    import cv2
+    import numpy as np
+
+    if noise:
+        drawn = np.random.default_rng(0).normal(0, noise, image.shape)
+        image = np.clip(np.rint(image + drawn), 0, 255).astype(np.uint8)
+    if jpeg is not None:
+        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])
+        image = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    return image
+
+
+def _score(job: "tuple[Picture, MatchingSettings, int | None, float]") -> "tuple[Record, float, bool]":
+    """Record of one picture, its megapixels, and whether the search was complete."""
+    import cv2
+    import numpy as np
+
+    from dataset import read_image, read_masks
+    from matching import find_instances
+    from metrics import score_picture
+
+    cv2.setNumThreads(1)
+    picture, settings, jpeg, noise = job
+    image = degrade(read_image(picture.image), jpeg, noise)
+    shape = image.shape[:2]
+    begun = time.perf_counter()
+    found = find_instances(image, settings)
+    seconds = time.perf_counter() - begun
+    masks = np.array([i.mask for i in found.instances], bool).reshape(-1, *shape)
+    true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
+    score = found.instances[0].score if found.instances else 0.0
+    return score_picture(picture.id, masks, true, score, seconds), image.shape[0] * image.shape[1] / 1e6, found.complete
+
+
+def _line(name: str, results: "Sequence[tuple[Record, float, bool]]") -> str:
+    forged = [r for r, _, _ in results if r.n_true]
+    authentic = [r for r, _, _ in results if not r.n_true]
+    speed = statistics.median(r.seconds / megapixels for r, megapixels, _ in results) if results else math.nan
+    cut = sum(not complete for _, _, complete in results)
+    values = (
+        f"{len(forged)}",
+        f"{_mean(r.pixel_tp > 0 for r in forged):.3f}",
+        f"{_mean(r.object_f1 for r in forged):.3f}",
+        f"{_mean(r.pixel_f1 for r in forged):.3f}",
+        f"{len(authentic)}",
+        f"{sum(r.n_predicted > 0 for r in authentic)}",
+        f"{speed:.2f}",
+        f"{cut}",
     )
-    version = importlib.metadata.version
+    return f"{name:24} " + " ".join(f"{value:>{width}}" for value, width in zip(values, WIDTHS, strict=True))
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+
+def _copies(truth: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [(content, copy) for content in truth["contents"] for copy in content["copies"]]
+
+
+def _between(value: float, edges: Sequence[float], unit: str) -> str:
+    low = max((e for e in edges if e <= value), default=None)
+    high = min((e for e in edges if e > value), default=None)
     return (
-        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, hdbscan {version('hdbscan')}"
+        f"under {high:g}{unit}"
+        if low is None
+        else f"{low:g}{unit} and more"
+        if high is None
+        else f"{low:g} to {high:g}{unit}"
     )
 
 
-def timed_in_turn(repeats: int, *calls: Callable[[], object]) -> list[float]:
-    """Median seconds of each call; the calls take turns, so that a machine that slows down slows all of them."""
-    times: list[list[float]] = [[] for _ in calls]
+# Each table puts a forged picture into every row that one of its copies belongs to.
+BY: dict[str, Callable[[dict[str, Any]], set[str]]] = {
+    "size of copy": lambda t: {_between(max(c["size"]), (32, 64, 128), " px") for _, c in _copies(t)},
+    "kind of region": lambda t: {content["kind"] for content in t["contents"]},
+    "rotation": lambda t: {
+        "none" if not c["rotation"] % 360 else "right angle" if not c["rotation"] % 90 else "other"
+        for _, c in _copies(t)
+    },
+    "scale": lambda t: {"none" if c["scale"] == 1 else _between(c["scale"], (0.8, 1.25), "") for _, c in _copies(t)},
+    "mirrored": lambda t: {"yes" if c["mirrored"] else "no" for _, c in _copies(t)},
+    "blending": lambda t: {c["blending"] for _, c in _copies(t)},
+    "JPEG quality": lambda t: {"none" if t["jpeg_quality"] is None else _between(t["jpeg_quality"], (70, 80, 90), "")},
+    "noise, blur or resize": lambda t: {
+        "yes" if t["noise_sigma"] or t["blur_sigma"] or (t["resize"] or 1) != 1 else "no"
+    },
+}
+
+
+def _print_by(title: str, described: "Sequence[tuple[Record, dict]]", key: Callable[[dict], set[str]]) -> None:
+    rows: dict[str, list[Record]] = defaultdict(list)
+    for record, truth in described:
+        for row in key(truth):
+            rows[row].append(record)
+    if rows:
+        print(f"\n{title:24} {'forged':>6} {'found':>6} {'oF1':>6} {'pixel F1':>8}")
+    for name, records in sorted(rows.items()):
+        print(
+            f"{name:24} {len(records):6} {_mean(r.pixel_tp > 0 for r in records):6.3f} "
+            f"{_mean(r.object_f1 for r in records):6.3f} {_mean(r.pixel_f1 for r in records):8.3f}"
+        )
+
+
+# Speed ----------------------------------------------------------------------------------------------------------
+
+
+def matching_speed(settings: MatchingSpeedSettings) -> None:
+    """Time and peak memory per size, each size in a process of its own."""
+    jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
+    print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
+    for job in jobs:
+        with ProcessPoolExecutor(1) as pool:  # a fresh process, whose peak memory is this size's
+            seconds, peak, stages = pool.submit(_time, job).result()
+        middle = statistics.median(seconds)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items() if name != "all")
+        print(f"{job[1]:10g} {middle:9.2f} {max(seconds):8.2f} {middle / job[1]:6.2f} {peak:9.0f}  {parts}", flush=True)
+
+
+def _time(job: tuple[Path, float, int, MatchingSettings]) -> tuple[list[float], float, dict[str, float]]:
+    import resource
+
+    import cv2
+
+    from dataset import read_image
+    from matching import find_instances
+
+    cv2.setNumThreads(1)
+    path, megapixels, repeats, settings = job
+    image = read_image(path)
+    find_instances(image[:128, :128].copy(), settings)  # compiled code is loaded
+    zoom = math.sqrt(megapixels * 1e6 / (image.shape[0] * image.shape[1]))
+    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
+    seconds, stages = [], {}
     for _ in range(repeats):
-        for call, seconds in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+        begun = time.perf_counter()
+        stages = find_instances(image, settings).seconds
+        seconds.append(time.perf_counter() - begun)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, stages
 
 
-def random_grids(count: int) -> list[np.ndarray]:
-    """(33, 33, 512) float32 unit vectors: a background and up to four far clusters, some of them faint."""
-    grids = []
-    for seed in range(count):
-        rng = np.random.default_rng(seed)
-        centres = rng.normal(size=(5, 512))
-        member = rng.choice(5, 1089, p=[0.8, 0.05, 0.05, 0.05, 0.05])
-        grid = rng.normal(0, rng.uniform(0.2, 1.5), (1089, 512)) + centres[member]
-        grids.append((grid / np.linalg.norm(grid, axis=1, keepdims=True)).reshape(33, 33, 512).astype(np.float32))
-    return grids
+# Calibration ----------------------------------------------------------------------------------------------------
 
 
-def real_grids(data: Path, count: int) -> list[np.ndarray]:
-    """(G_h, G_w, 512) unit vectors of real pictures: the embedded backbone under an untrained head."""
-    import torch
+def calibrate(settings: CalibrateSettings) -> None:
+    """Fit the logistic model of `matching.calibrated_score` and its thresholds, and write them."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
 
-    from config import ModelSettings
-    from dataset import find_pictures, read_image
-    from detector import Detector
-    from model import ForgeryModel
+    from matching import FEATURES
 
-    torch.manual_seed(0)
-    detector = Detector(
-        ForgeryModel(ModelSettings(backbone="embedded")).eval(), ClusteringSettings(), torch.device("cpu")
-    )
-    pictures = find_pictures(data)
-    chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
-    cells = [detector.embed([read_image(picture.image)])[0].cells for picture in chosen]
-    return [c.vectors.reshape(*c.shape, -1).astype(np.float32) for c in cells]
-
-
-def cascade_rows(settings: SpeedSettings) -> list[Row]:
-    """The cascade and 80 parameter sets against HDBSCAN called on the vectors."""
-    import hdbscan
-
-    from clustering import Cells, cascade
-
-    defaults = ClusteringSettings()
-
-    def on_vectors(grid: np.ndarray, min_cluster_size: int, min_samples: int, epsilon: float = 0.0) -> np.ndarray:
-        vectors = grid.reshape(-1, grid.shape[2]).astype(np.float64)
-        return hdbscan.HDBSCAN(
-            min_cluster_size=min_cluster_size, min_samples=min_samples, cluster_selection_epsilon=epsilon
-        ).fit_predict(vectors)
-
-    grids = random_grids(settings.grids) + (real_grids(settings.data, settings.grids) if settings.data else [])
-    same = 0
-    for grid in tqdm(grids, desc="labels", unit="grid"):
-        for size, samples in ((defaults.min_cluster_size, defaults.min_samples), (5, 2)):
-            same += int((Cells(grid).hdbscan(size, samples) == on_vectors(grid, size, samples)).all())
-    grid = random_grids(1)[0]
-    ours, theirs = timed_in_turn(
-        settings.repeats,
-        lambda: cascade(Cells(grid), defaults),
-        lambda: on_vectors(grid, defaults.min_cluster_size, defaults.min_samples),
-    )
-    labels = f"labels identical in {same} of {2 * len(grids)} clusterings of {len(grids)} grids"
-    rows = [("cascade of a picture, 1089 x 512", ours, theirs, labels)]
-    sets = [
-        (size, samples, eps) for size in (5, 10, 15, 25) for samples in (2, 3, 5, 8) for eps in (0, 0.1, 0.2, 0.3, 0.4)
-    ]
-
-    def tune() -> None:
-        cells = Cells(grid)
-        for size, samples, epsilon in sets:
-            cascade(
-                cells, replace(defaults, min_cluster_size=size, min_samples=samples, cluster_selection_epsilon=epsilon)
-            )
-
-    ours, theirs = timed_in_turn(1, tune, lambda: [on_vectors(grid, *values) for values in sets])
-    return [
-        *rows,
-        (f"{len(sets)} parameter sets of a picture", ours, theirs, "the whole cascade against HDBSCAN alone"),
-    ]
+    pictures = [p for folder in settings.data for p in choose(folder, settings.limit)]
+    held = [p for folder in settings.authentic for p in choose(folder, settings.limit) if not p.forged]
+    facts = list(parallel(_facts, pictures, settings.workers))
+    rows = [row for picture in facts for row in picture]
+    x = np.array([[fact[name] for name in FEATURES] for fact, _ in rows])
+    y = np.array([label for _, label in rows])
+    if y.min(initial=1) == y.max(initial=0):
+        raise InputError("calibration needs true and false candidates: give folders with forged and authentic pictures")
+    mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
+    model = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, y)
+    weights = model.coef_[0] / spread
+    intercept = float(model.intercept_[0] - (model.coef_[0] * mean / spread).sum())
+    best = []  # log-odds of the best candidate of every authentic picture
+    for picture in [f for f, p in zip(facts, pictures, strict=True) if not p.forged] + list(
+        parallel(_facts, held, settings.workers)
+    ):
+        odds = [intercept + sum(weights[k] * fact[name] for k, name in enumerate(FEATURES)) for fact, _ in picture]
+        best.append(max(odds, default=-20.0))
+    best = np.sort(best)[::-1]
+    shares = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+    thresholds = [[share, _tail(best, share)] for share in shares]
+    content = {
+        "command": "python benchmark.py " + " ".join(sys.argv[1:]),
+        "pictures": {"forged": sum(p.forged for p in pictures), "authentic": len(best)},
+        "candidates": {"true": int(y.sum()), "false": int((1 - y).sum())},
+        "intercept": intercept,
+        "weights": dict(zip(FEATURES, map(float, weights), strict=True)),
+        "thresholds": thresholds,  # share of authentic pictures with a false alarm, log-odds of the score
+    }
+    config.write_json(settings.out, content)
+    print(f"{settings.out}: {content['candidates']} candidates, thresholds {thresholds}")
 
 
-def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: float = 0.07) -> "torch.Tensor":
-    """SupCon as usually written, with an N x N mask of positives per picture; and the two other terms by loops."""
-    import torch
-
-    losses = []
-    for picture, label in zip(z, labels, strict=True):
-        picture, label = picture[label >= 0], label[label >= 0]
-        other = ~torch.eye(len(label), dtype=torch.bool)
-        positives = (label[:, None] == label[None, :]) & other
-        logits = picture @ picture.T / temperature
-        log_probability = logits - (logits.exp() * other).sum(1, keepdim=True).log()
-        count = positives.sum(1)
-        supcon = -((positives * log_probability).sum(1) / count.clamp(min=1))[count > 0].mean()
-        centroids, spreads = [], []
-        for k in label.unique():
-            group = picture[label == k]
-            centroids.append(group.mean(0))
-            spreads.append(((group - centroids[-1]).square().sum(1).mean() - 0.1).clamp(min=0))
-        pairs = [(2 - (a - b).norm()).clamp(min=0) for i, a in enumerate(centroids) for b in centroids[:i]]
-        separation = torch.stack(pairs).mean() if pairs else 0.0
-        losses.append(1.2 * supcon + separation + 0.5 * torch.stack(spreads).mean())
-    return torch.stack(losses).mean()
+def _tail(best: "np.ndarray", share: float) -> float:
+    """Log-odds that `share` of the authentic pictures pass; beyond the sample its tail goes on as an exponential."""
+    rank = share * len(best)
+    if rank >= 1:
+        index = min(math.floor(rank), len(best) - 1)
+        return float(best[index]) + 1e-6
+    tenth = max(len(best) // 10, 1)
+    slope = float((best[:tenth] - best[tenth]).mean())  # Hill's estimate on the log-odds
+    return float(best[0]) + slope * math.log(1 / max(rank, 1e-9)) * 0.5
 
 
-def loss_rows(settings: SpeedSettings) -> list[Row]:
-    """Loss forward and backward at batch 8 against the loop over pictures; peak memory of each in its own process."""
-    from losses import ForgeryLoss
+def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
+    """Evidence of every verified candidate of a picture and whether it is true: both regions lie in one true mask."""
+    import cv2
+    import numpy as np
 
-    z, labels = _loss_batch()
-    closed = ForgeryLoss()
-    ours, theirs = timed_in_turn(
-        settings.repeats,
-        lambda: closed(z.requires_grad_(), labels, 6)[0].backward(),
-        lambda: supcon_by_pictures(z.requires_grad_(), labels).backward(),
-    )
-    context = multiprocessing.get_context("spawn")  # a fresh process: the peak is the loss's own
-    peaks = []
-    for way in ("closed", "loop"):
-        with context.Pool(1) as pool:
-            peaks.append(pool.apply(_loss_peak, (way,)))
-    difference = abs(closed(z, labels, 6)[0].item() - supcon_by_pictures(z, labels).item())
-    note = f"peak memory {peaks[0]:.0f} against {peaks[1]:.0f} MB; values differ by {difference:.0e}"
-    return [("loss forward and backward, 8 pictures", ours, theirs, note)]
+    from dataset import read_image, read_masks
+    from matching import find_instances
 
-
-def _loss_batch() -> "tuple[torch.Tensor, torch.Tensor]":
-    """Eight pictures of 33 x 33 cells: two authentic, the others with one to five instances of 40 cells."""
-    import torch
-
-    z = torch.nn.functional.normalize(torch.randn(8, 1089, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
-    labels = torch.zeros(8, 1089, dtype=torch.int64)
-    for picture in range(6):
-        for k in range(picture):
-            labels[picture, 60 * k : 60 * k + 40] = k + 1
-    return z, labels
-
-
-def _loss_peak(way: str) -> float:
-    """Megabytes that one forward and backward pass takes at its peak (Linux)."""
-    from losses import ForgeryLoss
-
-    z, labels = _loss_batch()
-    z.requires_grad_()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is in memory now
-    before = _memory("VmRSS")
-    (ForgeryLoss()(z, labels, 6)[0] if way == "closed" else supcon_by_pictures(z, labels)).backward()
-    return _memory("VmHWM") - before
-
-
-def _memory(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
-
-
-def cache_rows(settings: SpeedSettings, folder: Path) -> list[Row]:
-    """Reading 2-megapixel PNGs from the picture cache, as an epoch after the first does, against decoding them."""
-    from config import DataSettings
-    from dataset import ContentCache, find_pictures, read_content
-
-    rng = np.random.default_rng(0)
-    (folder / "authentic").mkdir()
-    for i in range(12):
-        noise = rng.integers(0, 256, (1200, 1680, 3), dtype=np.uint8)  # blurred: PNG shrinks it as it does a photograph
-        cv2.imwrite(str(folder / "authentic" / f"{i}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
-    pictures, data = find_pictures(folder), DataSettings(folder)
-    cache = ContentCache(folder / "cache", 1.0, 462)
-
-    def read(cache: "ContentCache | None") -> None:
-        for picture in pictures:
-            read_content(picture, 462, data, cache)
-
-    read(cache)
-    ours, theirs = timed_in_turn(settings.repeats, lambda: read(cache), lambda: read(None))
-    return [
-        ("reading a 2-megapixel picture", ours / len(pictures), theirs / len(pictures), "one process, files in memory")
-    ]
+    cv2.setNumThreads(1)
+    image = read_image(picture.image)
+    shape = image.shape[:2]
+    kinds = ("keypoints", "objects", "dense")
+    found = find_instances(image, MatchingSettings(seconds_per_image=120.0, matching_kinds=kinds))
+    true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
+    rows = []
+    for copy, fact in zip(found.copies, found.facts, strict=True):
+        source, target = copy.source.full(shape), copy.target.full(shape)
+        inside = [min((source & t).sum() / source.sum(), (target & t).sum() / target.sum()) for t in true]
+        if max(inside, default=0.0) > 0.5:
+            rows.append((fact, 1))
+        elif min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum():
+            rows.append((fact, 0))  # what lies between is neither
+    return rows
 
 
 if __name__ == "__main__":
-    config.run_command({"speed": (speed, SpeedSettings)})
+    config.run(main, Commands)

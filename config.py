@@ -171,6 +171,40 @@ class MatchingSettings:
 
 
 @dataclass(frozen=True)
+class AccuracySettings:
+    """Score the matching on folders whose truth is known."""
+
+    data: tuple[Path, ...]  # folders of pictures in any of the layouts; each is one line of the table
+    jpeg: int | None = None  # first save every picture as JPEG of this quality, 1 to 100
+    noise: float = 0.0  # first add Gaussian noise of this standard deviation, in grey levels
+    limit: int | None = None  # at most this many forged and this many authentic pictures of each folder, evenly chosen
+    workers: int = os.cpu_count() or 1  # processes
+    records: Path | None = None  # file for one JSON line per picture
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
+
+
+@dataclass(frozen=True)
+class MatchingSpeedSettings:
+    """Time and memory of the matching on pictures of 1 to 16 megapixels."""
+
+    picture: Path  # a picture; it is resized to each size
+    megapixels: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # sizes to measure
+    repeats: int = 3  # runs per size
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
+
+
+@dataclass(frozen=True)
+class CalibrateSettings:
+    """Fit the score of the evidence on forgeries and authentic pictures."""
+
+    data: tuple[Path, ...]  # folders with forged and authentic pictures for the weights
+    authentic: tuple[Path, ...]  # folders of authentic pictures for the thresholds
+    out: Path = Path("weights/evidence.json")  # file to write
+    limit: int | None = None  # at most this many forged and this many authentic pictures of each folder
+    workers: int = os.cpu_count() or 1  # processes
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Train the head (and the last blocks of the backbone, if asked for)."""
 
