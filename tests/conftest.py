@@ -7,16 +7,20 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Nine base pictures, each authentic and forged: a textured square that stands twice on smooth ground."""
+    """Nine base pictures, each authentic and forged: grain in which a square stands twice."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
+
+    def grain(height, width):
+        return cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 1.5)
+
     for folder in ("authentic", "forged", "masks"):
         (root / folder).mkdir()
     for i in range(9):
         height, width = (100, 120) if i % 2 else (112, 84)
-        image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 5)
+        image = grain(height, width)
         mask = np.zeros((1, height, width), np.uint8)
-        forged, patch = image.copy(), rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        forged, patch = image.copy(), grain(30, 30)
         for y, x in ((3, 5), (55, 40)):
             forged[y : y + 30, x : x + 30] = patch
             mask[0, y : y + 30, x : x + 30] = 1

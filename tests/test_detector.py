@@ -162,9 +162,9 @@ def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, c
 def test_two_ranks_score_the_same(run, data, tmp_path):
     arguments = ("test.py", "--data", data, "--checkpoint", run / "best.pt", "--split", "all", "--ways", "embedding")
     arguments = (*arguments, "--out")
-    assert launch(*arguments, tmp_path / "one").returncode == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    assert launch(*torchrun, *arguments, tmp_path / "two").returncode == 0
+    for done in (launch(*arguments, tmp_path / "one"), launch(*torchrun, *arguments, tmp_path / "two")):
+        assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "submission.csv").read_text() for name in ("one", "two"))
     assert one == two and one.count("\n") == 19
 
