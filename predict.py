@@ -483,7 +483,7 @@ def write_report(settings: PredictSettings, command: str) -> Path:
     identity = {name: value for name, value in shown.items() if name not in RUN_ONLY} | {
         "out": str(settings.out.resolve())
     }
-    names = [path.name or str(path) for path in settings.paths]
+    names = ["/".join(Path(os.path.abspath(path)).parts[-2:]) for path in settings.paths]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return report.write_page(
         folder,

@@ -418,7 +418,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "Instance") -> Entry:
     """All that the page says about an instance; cut-outs go to `folder`."""
     regions, pairs = _regions(instance)
-    best = sorted(range(len(pairs)), key=lambda i: (-instance.copies[i].score, -instance.copies[i].correlation))
+    best = _best_first(instance, pairs)
     joining = _joining([pairs[i] for i in best], len(regions))
     # What ties a further region to the finding is shown first, the strongest proof at the top.
     tying, closing = (
@@ -454,6 +454,18 @@ def _describe_instance(folder: Path, number: int, image: np.ndarray, instance: "
             {"from": pairs[i][0], "to": pairs[i][1], "sentence": describe(instance.copies[i])} for i in order[PROOFS:]
         ],
     }
+
+
+def _best_first(instance: "Instance", pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Indices of the copies, the strongest proof first; of equal ones those at the region that has most copies."""
+    ends = [region for pair in pairs for region in pair]
+    hub = max(ends, key=ends.count, default=None)
+
+    def rank(i: int) -> tuple[float, bool, float]:
+        copy = instance.copies[i]
+        return -round(copy.score, 2), hub not in pairs[i], -copy.correlation
+
+    return sorted(range(len(pairs)), key=rank)
 
 
 def _joining(pairs: Sequence[tuple[int, int]], regions: int) -> set[int]:

@@ -135,7 +135,7 @@ def test_what_joins_a_further_region_is_proven_first_and_the_rest_listed(tmp_pat
     image = np.random.default_rng(5).integers(0, 256, (40, 400, 3), dtype=np.uint8)
     square = np.ones((10, 10), bool)
     places = [Region(30 * i, 5, square) for i in range(12)]
-    joined = [(0, 1), (1, 2), (0, 2), *((0, i) for i in range(3, 12))]  # the third closes a triangle
+    joined = [(1, 2), *((0, i) for i in range(1, 12))]  # region 0 is the hub; the first pair closes a triangle
     copies = tuple(
         Copy("exact", np.array([[1.0, 0, 30 * (j - i)], [0, 1, 0]]), 1, 1.0, 1.0, places[i], places[j])
         for i, j in joined
@@ -143,10 +143,11 @@ def test_what_joins_a_further_region_is_proven_first_and_the_rest_listed(tmp_pat
     mask = np.any([place.full((40, 400)) for place in places], axis=0)
     detection = Detection((40, 400), 1.0, (Instance(mask, 1.0, copies),), 0.1)
     (instance,) = report.illustrate(tmp_path, "n", "a.png", image, detection)["instances"]
-    assert instance["lines"] == [[0, 1], [1, 2], *([0, i] for i in range(3, 12))]
+    # Regions are numbered as they come: places 1, 2, 0, 3, 4, ... The hub, place 0, is number 2.
+    assert instance["lines"] == [[2, 0], [2, 1], *([2, i] for i in range(3, 12))]
     shown = [[copy["from"], copy["to"]] for copy in instance["copies"]]
     assert shown == instance["lines"][: report.PROOFS]
-    assert [[copy["from"], copy["to"]] for copy in instance["others"]] == [*instance["lines"][report.PROOFS :], [0, 2]]
+    assert [[copy["from"], copy["to"]] for copy in instance["others"]] == [*instance["lines"][report.PROOFS :], [0, 1]]
     assert len(list((tmp_path / "pictures/n").glob("*-source.webp"))) == report.PROOFS
 
 
