@@ -5,11 +5,13 @@
     torchrun --nproc_per_node=gpu test.py ...                      the pictures are shared among the ranks
 
 The table shows the embedding alone, the matching alone, and both joined. OUT gets metrics.json (the table),
-records.jsonl (one line per picture and way, from which the table can be computed again) and submission.csv (of the
-last way). Pictures without truth (test_images/) are in submission.csv only.
+records.jsonl (one line per picture and way, from which the table can be computed again), submission.csv and
+report/index.html, a page that shows every picture with its findings and its truth (both of the last way).
+Pictures without truth (test_images/) have no record.
 """
 
 import csv
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -36,6 +38,7 @@ class Result:
     case_id: str
     annotation: str  # of the submission
     records: "dict[str, Record]"  # by way; empty where the truth is unknown
+    page_name: str  # its folder in the report
 
 
 def main(settings: TestSettings) -> int:
@@ -47,7 +50,12 @@ def main(settings: TestSettings) -> int:
     if ranks.main:
         for line in skipped:
             print(f"left out: {line}", file=sys.stderr)
-        write_results(settings.out, results, f"{ranks.world} process(es) on {device.type}")
+        summary = write_results(settings.out, results, f"{ranks.world} process(es) on {device.type}")
+        write_report(settings, results, summary)
+        print(
+            f"\n{len(results)} pictures; {settings.out} has metrics.json, records.jsonl, submission.csv "
+            "and report/index.html"
+        )
     distributed.finish()
     return 0
 
@@ -56,6 +64,7 @@ def score_share(settings: TestSettings, ranks: distributed.Ranks) -> tuple[list[
     """This rank's results, and a line for each picture that could not be read."""
     from tqdm import tqdm
 
+    import report
     from dataset import find_pictures, read_all, select
     from metrics import encode_annotation, score_picture
 
@@ -72,7 +81,10 @@ def score_share(settings: TestSettings, ranks: distributed.Ranks) -> tuple[list[
             found = detector.detect(image)
             if picture.forged is not None:
                 records[way] = score_picture(name, found.masks, masks, found.score, found.seconds)
-        results.append(Result(name, encode_annotation(found.masks), records))
+        page_name = report.unique_name(picture.image)
+        truth = {} if picture.forged is None else {"truth": masks, "record": records[way]}
+        report.illustrate(settings.out / "report", page_name, picture.image, image, found, **truth)
+        results.append(Result(name, encode_annotation(found.masks), records, page_name))
     return results, skipped
 
 
@@ -97,8 +109,8 @@ def case_ids(pictures: "list[Picture]") -> dict[Path, str]:
     return {p.image: p.id if count[p.id] == 1 else f"{p.image.parent.name}/{p.id}" for p in pictures}
 
 
-def write_results(out: Path, results: list[Result], hardware: str) -> None:
-    """Write the three files and print the table."""
+def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, Any]:
+    """Write the three files and print the table, which is also returned."""
     from metrics import format_table, record_to_dict, summarize
 
     ways = {way: [r.records[way] for r in results if r.records] for r in results for way in r.records}
@@ -123,7 +135,29 @@ def write_results(out: Path, results: list[Result], hardware: str) -> None:
     config.write_whole(out / "records.jsonl", write_records)
     config.write_whole(out / "submission.csv", write_submission)
     config.write_json(out / "metrics.json", summary)
-    print(f"\n{len(results)} pictures; records.jsonl, metrics.json and submission.csv are in {out}")
+    return summary
+
+
+def write_report(settings: TestSettings, results: list[Result], summary: dict[str, Any]) -> None:
+    """The page that shows each picture of the last way with its truth, worst first."""
+    import report
+    from metrics import FIGURES
+
+    folder, ways = settings.out / "report", summary["ways"]
+    names = [name for name in FIGURES if any(name in way["figures"] for way in ways.values())]
+    cells = [[FIGURES[name][0], *(_cell(way["figures"].get(name)) for way in ways.values())] for name in names]
+    report.write_page(
+        folder,
+        lambda: (report.read_entry(folder, result.page_name) for result in results),
+        title=f"Test on {settings.data.data.name}",
+        run=hashlib.sha256(str(settings.out.resolve()).encode()).hexdigest()[:12],
+        details={"Settings": json.dumps(config.to_dict(settings)), "Hardware": summary["hardware"]},
+        table=[["", *ways], *cells] if ways else [],
+    )
+
+
+def _cell(figure: dict[str, float] | None) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" if figure else ""
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ Several nodes:         torchrun --nnodes=2 --nproc_per_node=gpu --rdzv_backend=c
                        --max-restarts=3 train.py --data DIR --out runs/a
 Go on after a stop:    the same command with --resume
 
-OUT gets settings.json, splits.json, log.jsonl (a line per optimiser step and per epoch), TensorBoard events,
-last.pt (everything that --resume needs) and best.pt (the model with the best validation oF1). SIGTERM and Ctrl-C
-save last.pt at the next step and end with status 143 and 130.
+OUT gets settings.json, splits.json, log.jsonl (a line per optimiser step and per epoch), index.html with the curves,
+TensorBoard events, last.pt (everything that --resume needs) and best.pt (the model with the best validation oF1).
+SIGTERM and Ctrl-C save last.pt at the next step and end with status 143 and 130.
 """
 
 import contextlib
@@ -371,6 +371,26 @@ def end_epoch(run: Run, figures: dict[str, float]) -> None:
         if improved:
             run.save_best(figures)
         run.save()
+        write_page(run)
+
+
+def write_page(run: Run) -> None:
+    """curves.png and index.html of the run so far."""
+    import report
+
+    lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
+    curves = run.settings.out / "curves.png"
+    report.plot_training(lines, curves, x="total_steps")
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    names = [name for name in epochs[-1] if name not in ("kind", "total_steps")]
+    rows = [[f"{line[n]:.4f}" if isinstance(line.get(n), float) else line.get(n, "") for n in names] for line in epochs]
+    report.write_run_page(
+        run.settings.out / "index.html",
+        title=f"Training {run.settings.out.name}",
+        figures=[("Loss and its terms, validation oF1, learning rate, over optimiser steps", curves)],
+        tables=[("Validation", [names, *rows])],
+        details={"Settings": json.dumps(config.to_dict(run.settings))},
+    )
 
 
 def stop(run: Run) -> int:

@@ -3,12 +3,13 @@
     python tuning.py --data DIR --checkpoint runs/a/best.pt --out runs/a/tuned.json
 
 The pictures are embedded once; then Optuna searches for the highest validation oF1. OUT gets the best parameters;
-beside it lie the study (.sqlite3: the same command goes on where it was stopped), the trials (.csv) and a picture of
-the search (.png).
+beside it lie the study (.sqlite3: the same command goes on where it was stopped), the trials (.csv) and a picture and
+a page of the search (.png, .html).
 """
 
 import csv
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,7 +165,9 @@ def _check_same_study(study: Any, storage: Path, settings: TuningSettings, pictu
 
 
 def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
-    """The best parameters as JSON, the trials as CSV, the search as PNG; and a line on the screen."""
+    """The best parameters as JSON, the trials as CSV, the search as PNG and page; and a line on the screen."""
+    import report
+
     trials: Sequence[Any] = _finished(study)
     first, best = trials[0], max(trials, key=lambda trial: trial.value)  # of equal ones the first
     clustering = asdict(ClusteringSettings(**best.params))
@@ -187,7 +190,21 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
             table.writerows([t.number, t.value, *(t.params[name] for name in SPACE)] for t in trials)
 
     config.write_whole(settings.out.with_suffix(".csv"), write_table)
-    plot_search(trials, settings.out.with_suffix(".png"))
+    picture = settings.out.with_suffix(".png")
+    plot_search(trials, picture)
+    changed = [[name, str(first.params[name]), str(best.params[name])] for name in SPACE]
+    report.write_run_page(
+        settings.out.with_suffix(".html"),
+        title=f"Tuning of {settings.checkpoint}",
+        figures=[("Validation oF1 of every trial, over the trials and over each parameter", picture)],
+        tables=[
+            (
+                "Parameters",
+                [["", "before", "best"], *changed, ["validation oF1", f"{first.value:.4f}", f"{best.value:.4f}"]],
+            )
+        ],
+        details={"Settings": json.dumps(config.to_dict(settings))},
+    )
     print(
         f"validation oF1 {best.value:.4f} (before tuning {first.value:.4f}) over {pictures} pictures, trial "
         f"{best.number} of {len(trials)}; parameters in {settings.out}"
