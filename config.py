@@ -325,26 +325,12 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        text = f"{fault}. Free some space and start again with --resume where the script has it"
+        text = f"{fault.strerror}; free some space, then start again, with --resume where the script has it"
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
     print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def run_command(commands: dict[str, tuple[Callable[[Any], int | None], type]]) -> typing.NoReturn:
-    """Entry point of a script with several commands: the first argument names one, `run` does the rest."""
-    given = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if given in ("-h", "--help"):
-        print(sys.modules["__main__"].__doc__)
-        sys.exit(0)
-    if given not in commands:
-        name = Path(sys.argv[0]).name
-        print(f"{name}: error: unknown command {given!r}; allowed: {', '.join(commands)}", file=sys.stderr)
-        sys.exit(2)
-    del sys.argv[1]
-    run(*commands[given])
 
 
 def _unwrapped(doc: str) -> str:
