@@ -148,22 +148,21 @@ class Worker:
     def examine(self, job: Job) -> Line | list[Job]:
         """The line of a picture, after its mask and its part of the report are on disk; a PDF's figures as jobs.
 
-        A picture that cannot be read gives a line with the reason. So does one that the detector fails on: it costs
+        A picture that cannot be read gives a line with the reason. So does one that the program fails on: it costs
         this picture and not the run, and its traceback goes to stderr.
         """
         try:
             if job.page is None and job.path.lower().endswith(".pdf"):
                 return self._figures(job)
             image = self._read(job)
+            detection = self.detect(image)
         except (InputError, OSError) as fault:
             return unreadable(job, str(fault))
-        try:
-            detection = self.detect(image)
         except Exception as fault:
             import traceback
 
             traceback.print_exc()
-            return unreadable(job, f"fault in the detector: {type(fault).__name__}: {fault}")
+            return unreadable(job, f"fault of the program: {type(fault).__name__}: {fault}")
         return self._write(job, image, detection)
 
     def _figures(self, job: Job) -> Line | list[Job]:

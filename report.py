@@ -388,25 +388,30 @@ def _fit(image: np.ndarray, side: int) -> np.ndarray:
     return _shrink(image, min(1.0, side / max(image.shape[:2])))
 
 
-def _save(path: Path, image: np.ndarray, quality: int) -> None:
-    """WebP of an RGB or grey image; quality over 100 is lossless."""
-    coded = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    if not cv2.imwrite(str(path), coded, [cv2.IMWRITE_WEBP_QUALITY, quality]):
-        raise OSError(f"could not write {path}")
+def _save(path: Path, image: np.ndarray, quality: int = 101) -> None:
+    """PNG or WebP, by the ending, of a grey, RGB or RGBA image; WebP quality over 100 is lossless."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    options = [cv2.IMWRITE_WEBP_QUALITY, quality] if path.suffix == ".webp" else []
+    done, coded = cv2.imencode(path.suffix, image, options)
+    if not done:
+        raise RuntimeError(f"OpenCV could not code an image of {image.shape} as {path.suffix}")
+    path.write_bytes(coded)  # not by OpenCV, which does not say that the disk is full
 
 
 def _draw_maps(folder: Path, detection: "Detection") -> Entry:
     """The cascade's grid in the instances' colours and the map of distances, one pixel a cell."""
     entry: Entry = {}
     if detection.grid is not None:
-        colours = np.array([[0, 0, 0, 0]] + [[*_rgb(c)[::-1], 150] for c in COLOURS], np.uint8)  # BGRA
+        colours = np.array([(0, 0, 0, 0), *((*_rgb(colour), 150) for colour in COLOURS)], np.uint8)  # RGBA
         labels = detection.grid.astype(int)
-        cv2.imwrite(str(folder / "grid.png"), colours[np.where(labels > 0, (labels - 1) % len(COLOURS) + 1, 0)])
+        _save(folder / "grid.png", colours[np.where(labels > 0, (labels - 1) % len(COLOURS) + 1, 0)])
         entry |= {"grid": "grid.png", "cells": list(detection.grid.shape)}
     if detection.anomaly is not None:
         top = float(np.nanmax(detection.anomaly, initial=0.0))
         grey = np.nan_to_num(detection.anomaly / max(top, 1e-6)).clip(0, 1) * 255
-        cv2.imwrite(str(folder / "anomaly.png"), cv2.applyColorMap(grey.astype(np.uint8), cv2.COLORMAP_CIVIDIS))
+        coloured = cv2.applyColorMap(grey.astype(np.uint8), cv2.COLORMAP_CIVIDIS)
+        _save(folder / "anomaly.png", cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
         entry |= {"anomaly": "anomaly.png", "anomaly_top": round(top, 3), "cells": list(detection.anomaly.shape)}
     return entry
 

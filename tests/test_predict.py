@@ -113,6 +113,14 @@ def test_unreadable_file_is_recorded_with_its_reason(tmp_path):
     assert line["verdict"] == "unreadable" and "broken.jpg" in line["error"] and "mask" not in line
 
 
+def test_a_name_that_is_not_utf8_goes_all_the_way(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\n'.png"
+    os.rename(write_picture(tmp_path / "a.png", squares=[(5, 10), (40, 20)]), path)
+    assert run_in(tmp_path / "out", Path(os.fsdecode(path))) == 3
+    (line,) = lines_of(tmp_path / "out")
+    assert os.fsencode(line["path"]) == path and (tmp_path / "out" / line["mask"]).exists()
+
+
 def test_equal_names_in_two_folders_stay_apart(tmp_path):
     for folder in ("x", "y"):
         write_picture(tmp_path / folder / "same.png", squares=[(5, 10), (40, 20)])

@@ -184,6 +184,8 @@ def test_entry_holds_the_proof(tmp_path, picture):
     assert all((folder / file).stat().st_size for file in report._files(entry))
     source = cv2.imread(str(folder / copy["source"]))[..., ::-1]
     assert (source == image[4:28, 4:28]).all()  # 6 px around, kept to the bit
+    grid = cv2.imread(str(folder / "grid.png"), cv2.IMREAD_UNCHANGED)  # BGRA; instance 1 has the first colour, #E69F00
+    assert grid[0, 0].tolist() == [0x00, 0x9F, 0xE6, 150] and not grid[1:].any()
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["n"]  # nothing temporary is left
 
 
