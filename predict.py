@@ -497,12 +497,13 @@ def write_report(settings: PredictSettings, command: str) -> Path:
 
 
 def read_done(out: Path) -> tuple[set[tuple[str, int, int]], Counter]:
-    """Keys of the pictures that have a line, and how many there are of each verdict."""
+    """Keys of the pictures that have a line; how many there are of each verdict, and of findings."""
     done, verdicts = set(), Counter()
     for path in _parts(out):
         for line in read_lines(path):
             done.add(key_of(line))
             verdicts[line["verdict"]] += 1
+            verdicts["findings"] += len(line["instances"])
     return done, verdicts
 
 
@@ -521,7 +522,7 @@ def examine_share(
     workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // _local_ranks())
     bar = tqdm(total=len(mine), initial=len(mine) - len(queue), unit="picture", disable=not ranks.main, smoothing=0.1)
     with bar, open(_own_part(settings.out, ranks), "a", encoding="ascii") as file:
-        bar.set_postfix(found=verdicts[FOUND], unreadable=verdicts[UNREADABLE])
+        bar.set_postfix(findings=verdicts["findings"], unreadable=verdicts[UNREADABLE])
         for _, result in examine_all(queue, settings, load, workers):
             if isinstance(result, list):  # a PDF's figures come next
                 figures = [figure for figure in result if figure.key not in done]
@@ -532,7 +533,8 @@ def examine_share(
             file.write(json.dumps(result) + "\n")
             file.flush()
             verdicts[result["verdict"]] += 1
-            bar.set_postfix(found=verdicts[FOUND], unreadable=verdicts[UNREADABLE], refresh=False)
+            verdicts["findings"] += len(result["instances"])
+            bar.set_postfix(findings=verdicts["findings"], unreadable=verdicts[UNREADABLE], refresh=False)
             bar.update()
 
 

@@ -784,7 +784,7 @@ PLOT_STYLE = {
 # What the curves of a run are called in its log, by panel.
 CURVES: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "supcon", "separation", "uniformity"),
-    "validation oF1": ("of1", "val_of1", "of1_forged", "best"),
+    "validation oF1": ("of1", "of1_forged"),
     "learning rate": ("learning_rate", "backbone_learning_rate"),
 }
 
@@ -792,7 +792,7 @@ CURVES: dict[str, tuple[str, ...]] = {
 def plot_training(
     log: Sequence[dict[str, Any]],
     path: Path,
-    x: str = "epoch",
+    x: str = "total_steps",
     curves: dict[str, Sequence[str]] | None = None,
 ) -> Path:
     """Draw the curves of a run as a PNG, one panel beside the other, whole or not at all.
@@ -800,7 +800,7 @@ def plot_training(
     Args:
         log: rows of the run's log; a row holds `x` and any of the curves' values, missing or None where not measured.
         path: file to write.
-        x: what runs along the horizontal axis: `epoch`, `step`, `trial`, ...
+        x: what runs along the horizontal axis: `total_steps`, `epoch`, `trial`, ...
         curves: panel title -> names of its values; `CURVES` when not given. Panels without values are left out.
     Raises:
         ValueError: no row holds `x` and a value.
@@ -820,7 +820,7 @@ def plot_training(
                 marker = "o" if len(points) < 60 else ""
                 label = name.replace("_", " ")
                 axis.plot(*zip(*points, strict=True), dash, color=colour, marker=marker, markersize=3, label=label)
-            axis.set(xlabel=x, title=title, yscale="log" if "rate" in title else "linear")
+            axis.set(xlabel=x.replace("_", " "), title=title, yscale="log" if "rate" in title else "linear")
             axis.legend(frameon=False)
         write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
         plt.close(figure)

@@ -286,7 +286,7 @@ def test_names_are_safe_unique_and_stable():
 
 def test_curves_and_run_page(tmp_path):
     log = [{"epoch": e, "loss": 2 / (e + 1), "of1": None if e % 2 else e / 10, "learning_rate": 1e-3} for e in range(6)]
-    png = report.plot_training(log, tmp_path / "curves.png")
+    png = report.plot_training(log, tmp_path / "curves.png", x="epoch")
     assert cv2.imread(str(png)).shape[2] == 3
     panels = report._panels(log, "epoch", report.CURVES)
     assert panels["validation oF1"] == {"of1": [(0, 0.0), (2, 0.2), (4, 0.4)]}
