@@ -170,6 +170,16 @@ def test_unfrozen_blocks_wait_for_their_epoch_and_then_learn(settings):
     assert changed[1] and all(k.startswith(("encoder.layer.2.", "layernorm.")) for k in changed[1])
 
 
+def test_mixed_precision_learns_nearly_the_same(settings, tmp_path):
+    train.main(settings)
+    mixed = replace(settings, out=tmp_path / "mixed", model=replace(settings.model, amp="bf16"))
+    train.main(mixed)
+    for one, other in zip(log(settings.out), log(mixed.out), strict=True):
+        if one["kind"] == "step":
+            assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
+            assert other["loss"] != one["loss"]
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_terms(settings):
     with pytest.raises(InputError, match=r"not finite in epoch 0, step \d+: loss nan, supcon nan.*--learning-rate"):
         train.main(replace(settings, learning_rate=1e30, clip_norm=1e30))
