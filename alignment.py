@@ -11,6 +11,9 @@ import numba
 import numpy as np
 
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
+GRAIN_SIGMA = 0.7  # the same for the finest structure
+EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
+EDGE_LOCAL = 0.75  # that correlation on the outline
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
@@ -27,6 +30,7 @@ class Canvas:
     narrow: np.ndarray  # the same with NARROW_SIGMA: its window reaches less over a region's edge
     levels: np.ndarray  # (len(LEVELS), H, W): grey as it would look after shrinking by LEVELS
     fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
+    grain: np.ndarray  # what is finer than GRAIN_SIGMA, brought to equal strength
     informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
     noise: float  # standard deviation of the fine structure in the quietest parts
 
@@ -45,6 +49,7 @@ class Evidence:
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool: the template's region in that window
     fine: float  # correlation of the fine structure over the region's informative pixels
+    grain: float  # correlation there of what is finer than a pixel's neighbours: noise, which only a copy shares
     band: float  # correlation of the middle band over the region
     local: float  # median of the local correlation over the region
     informative: int  # pixels that the fine structure was compared on
@@ -64,10 +69,10 @@ def prepare(image: np.ndarray) -> Canvas:
     size = (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1))
     noise = max(float(np.percentile(cv2.resize(strength, size, interpolation=cv2.INTER_AREA), 10)) * 1.25, 0.5)
     fine = np.stack([_equalised(level, grey, FINE_SIGMA * s) for level, s in zip(levels, LEVELS, strict=True)])
-    busy = cv2.GaussianBlur(strength * strength, (0, 0), 2.0) > 0.4**2
-    return Canvas(
-        grey, band, narrow, levels, fine, (busy & ~_drawn(image) & ~_one_dimensional(grey)).astype(np.uint8), noise
-    )
+    busy = cv2.GaussianBlur(strength * strength, (0, 0), 2.0) > 0.25**2
+    informative = (busy & ~_drawn(image) & ~_one_dimensional(grey)).astype(np.uint8)
+    grain = _equalised(grey, grey, GRAIN_SIGMA)
+    return Canvas(grey, band, narrow, levels, fine, grain, informative, noise)
 
 
 def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
@@ -91,7 +96,7 @@ def _drawn(image: np.ndarray) -> np.ndarray:
     return (cv2.dilate(flat, np.ones((7, 7), np.uint8)) | steps) > 0
 
 
-def _one_dimensional(grey: np.ndarray, limit: float = 0.75) -> np.ndarray:
+def _one_dimensional(grey: np.ndarray, limit: float = 0.92) -> np.ndarray:
     """Where all gradients point one way (coherence of the structure tensor): an edge fits onto every other edge."""
     smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
     gx, gy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
@@ -340,7 +345,7 @@ def _fine_correlation(
         sbb += b * b
         sab += a * b
         n += 1
-    if n < 60 or 4 * n < len(xs) or saa < 1e-6 or sbb < 1e-6:
+    if n < 40 or 5 * n < len(xs) or saa < 1e-6 or sbb < 1e-6:
         return -1.0
     return sab / np.sqrt(saa * sbb)
 
@@ -412,7 +417,7 @@ def screen(
 
 
 def verify(
-    canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_local: float = 0.5
+    canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_local: float = 0.6
 ) -> Evidence | None:
     """Grow an aligned disc to the region that agrees, refining the map as it grows; None where nothing holds.
 
@@ -428,7 +433,7 @@ def verify(
         box = _window(centre, half, (height, width))
         template, partner, valid = _pair(canvas, affine, box)
         local = _local_correlation(template, partner, valid, canvas.noise)
-        region = _grow(local, template, partner, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
+        region = _grow(local, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
         if region is None:
             return None
         refined = _refine_region(canvas, affine, region & (local > 0.5 * (1 + min_local)), box)
@@ -441,10 +446,11 @@ def verify(
         if touches:
             half *= 2
     template, partner, valid = _pair(canvas, affine, box)
+    sharp = _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA)  # for the outline
+    outline = _grow(sharp, valid, (centre[0] - box[0], centre[1] - box[1]), radius, EDGE_LOCAL)
     local = _local_correlation(template, partner, valid, canvas.noise)
-    region = _grow(local, template, partner, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
-    if region is None:
-        return None
+    if outline is not None and outline.sum() > 0.4 * region.sum():
+        region = outline
     return _measure(canvas, local, region, affine, box)
 
 
@@ -536,8 +542,6 @@ def _local_correlation(
 
 def _grow(
     local: np.ndarray,
-    template: np.ndarray,
-    partner: np.ndarray,
     valid: np.ndarray,
     centre: tuple[float, float],
     radius: float,
@@ -598,6 +602,7 @@ def _measure(
     band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
     band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
     compared = core & (told > 0)
+    grain_a, grain_b = canvas.grain[y0:y1, x0:x1], _warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
     rough = template - _blur(template, FINE_SIGMA)
     return Evidence(
         affine=affine,
@@ -605,6 +610,7 @@ def _measure(
         y=y0,
         mask=region,
         fine=_correlate(fine_a[compared], fine_b[compared]),
+        grain=_correlate(grain_a[compared], grain_b[compared]),
         band=_correlate(band_a[core], band_b[core]),
         local=float(np.median(local[core])),
         informative=int((region & (told > 0)).sum()),

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 RINGS = 8  # of a polar patch
 ANGLES = 32  # samples on each ring
 HARMONICS = 8  # of the angle, kept in a descriptor
+SIFT_PIXELS = 3e6  # larger pictures are shrunk to this many pixels for their keypoints
 EXACT_SEARCH = 4000  # up to this many vectors neighbours are searched by one matrix product
 
 
@@ -141,11 +142,17 @@ def keypoint_candidates(
 def _sift(grey: np.ndarray, limit: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (n, 2), frames (n, 2) of size in pixels and angle in radians, RootSIFT (n, 128) float32 of unit length."""
     sift = cv2.SIFT_create(nfeatures=limit, contrastThreshold=0.008, edgeThreshold=16)
-    keypoints, features = sift.detectAndCompute(grey, None if mask is None else mask.astype(np.uint8))
+    mask = None if mask is None else mask.astype(np.uint8)
+    # SIFT doubles the picture and keeps some twenty float layers of it: large pictures are halved for it first.
+    zoom = min(1.0, float(np.sqrt(SIFT_PIXELS / grey.size)))
+    if zoom < 1:
+        grey = cv2.resize(grey, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        mask = None if mask is None else cv2.resize(mask, grey.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    keypoints, features = sift.detectAndCompute(grey, mask)
     if features is None or len(keypoints) == 0:
         return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-    points = np.array([k.pt for k in keypoints])
-    frames = np.array([(k.size, np.deg2rad(k.angle)) for k in keypoints])
+    points = (np.array([k.pt for k in keypoints]) + 0.5) / zoom - 0.5
+    frames = np.array([(k.size / zoom, np.deg2rad(k.angle)) for k in keypoints])
     root = np.sqrt(features / np.maximum(features.sum(axis=1, keepdims=True), 1e-6)).astype(np.float32)
     return points, frames, root
 

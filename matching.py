@@ -21,8 +21,22 @@ from config import InputError, MatchingSettings, read_json
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
-MIN_AREA = 80  # least area of one region of a copy in pixels
-FEATURES = ("fine", "band", "local", "size", "texture", "second", "filled", "usual", "around", "votes", "fine_size")
+MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
+MIN_AREA = 80  # least number of informative pixels of a region
+FEATURES = (
+    "fine",
+    "grain",
+    "support",
+    "band",
+    "local",
+    "size",
+    "texture",
+    "second",
+    "filled",
+    "usual",
+    "around",
+    "votes",
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,7 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
         target = warp_region(source, found.affine, search.canvas.shape)
         if target is None:
             continue
-        score = 1 / (1 + math.exp(-(found.blocks - 60) / 40))
+        score = 1 / (1 + math.exp(-min((found.blocks - 180) / 12, 30.0)))
         search.copies.append(Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target))
         search.evidence.append({})
 
@@ -189,7 +203,7 @@ def _search_objects(search: _Search) -> None:
 
 
 def _search_dense(search: _Search) -> None:
-    points, radii = candidates.blob_points(search.canvas.grey, (1.6, 2.3, 3.3), 6000)
+    points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 4000)
     _prove(search, "dense", candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.8))
 
 
@@ -219,6 +233,7 @@ def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
     usual = float(np.median(screened)) if len(screened) else 0.0
     good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > MIN_FINE))
     good = good[np.argsort(-rank[good], kind="stable")]
+    partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
     tried = 0
     for index in good:
         if tried >= search.settings.max_verified or search.late():
@@ -227,8 +242,11 @@ def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
             continue
         tried += 1
         evidence = alignment.verify(search.canvas, affines[index], centres[index], float(radii[index]))
-        if evidence is not None and evidence.informative >= MIN_AREA:
-            _keep(search, kind, evidence, int(proposed.votes[index]), usual)
+        if evidence is None or evidence.informative < MIN_AREA:
+            continue
+        if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
+            support = _support(evidence, centres[good], partners)
+            _keep(search, kind, evidence, features(evidence, int(proposed.votes[index]), support, usual))
 
 
 def _explained(copies: Sequence[Copy], point: np.ndarray, partner: np.ndarray) -> bool:
@@ -258,7 +276,20 @@ def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -
     return False
 
 
-def _keep(search: _Search, kind: str, evidence: Evidence, votes: int, usual: float) -> None:
+def _support(evidence: Evidence, centres: np.ndarray, partners: np.ndarray) -> int:
+    """Screened candidates (n, 2), at different places of the region, that agree with its map in either direction."""
+    h, w = evidence.mask.shape
+    places = set()
+    for points, others in ((centres, partners), (partners, centres)):
+        x, y = np.rint(points - (evidence.x, evidence.y)).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
+        inside[inside] = evidence.mask[y[inside], x[inside]]
+        agree = np.abs(alignment.apply(evidence.affine, points[inside]) - others[inside]).max(axis=1) < 3
+        places.update(map(tuple, (points[inside][agree] // 4).astype(int)))
+    return len(places)
+
+
+def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float]) -> None:
     rows, columns = np.flatnonzero(evidence.mask.any(axis=1)), np.flatnonzero(evidence.mask.any(axis=0))
     mask = evidence.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     source = Region(evidence.x + int(columns[0]), evidence.y + int(rows[0]), mask)
@@ -267,31 +298,30 @@ def _keep(search: _Search, kind: str, evidence: Evidence, votes: int, usual: flo
         return
     if any(_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
         return
-    facts = features(evidence, votes, usual)
+    inliers = round(math.exp(max(facts["votes"], facts["support"])))
     score = calibrated_score(facts)
-    search.copies.append(Copy(kind, evidence.affine, votes, evidence.local, score, source, target))
+    search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local, score, source, target))
     search.evidence.append(facts)
 
 
-def features(evidence: Evidence, votes: int, usual: float) -> dict[str, float]:
+def features(evidence: Evidence, votes: int, support: int, usual: float) -> dict[str, float]:
     """What the calibration looks at; names are those of `FEATURES`.
 
     Correlations go through Fisher's transform; `usual` is the fine correlation that candidates of this picture have.
     """
-    fine = math.atanh(min(max(evidence.fine, -0.99), 0.99))
-    size = math.log(evidence.informative / 400)
     return {
-        "fine": fine,
+        "fine": math.atanh(min(max(evidence.fine, -0.99), 0.99)),
+        "grain": math.atanh(min(max(evidence.grain, -0.99), 0.99)),
+        "support": math.log(max(support, 1)),
         "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
         "local": math.atanh(min(max(evidence.local, -0.99), 0.99)),
-        "size": size,
+        "size": math.log(evidence.informative / 400),
         "texture": math.log(evidence.texture + 0.3),
         "second": math.atanh(min(max(evidence.second, -0.99), 0.99)),
         "filled": evidence.informative / float(evidence.mask.sum()),
         "usual": usual,
         "around": evidence.around,
         "votes": math.log(votes),
-        "fine_size": fine * size,
     }
 
 
@@ -302,10 +332,23 @@ def _calibration() -> dict:
     return read_json(CALIBRATION)
 
 
+def terms(facts: Sequence[dict[str, float]], mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(n, d + d (d + 1) / 2) float64: standardised features, cut at 3 deviations, and their products.
+
+    The products let weak evidence of one sort ask for more of another (a high fine correlation says little where
+    all candidates of the picture have one).
+    """
+    values = np.array([[fact[name] for name in FEATURES] for fact in facts]).reshape(-1, len(FEATURES))
+    z = np.clip((values - mean) / spread, -3, 3)
+    i, j = np.triu_indices(len(FEATURES))
+    return np.hstack([z, z[:, i] * z[:, j]])
+
+
 def calibrated_score(facts: dict[str, float]) -> float:
     """Probability of a true copy, from the logistic model in weights/evidence.json."""
     model = _calibration()
-    total = model["intercept"] + sum(model["weights"][name] * facts[name] for name in FEATURES)
+    mean, spread = np.array(model["mean"]), np.array(model["spread"])
+    total = model["intercept"] + float(terms([facts], mean, spread)[0] @ np.array(model["weights"]))
     return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
 
 

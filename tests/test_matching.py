@@ -1,0 +1,252 @@
+"""Copies with known maps are found and measured; what only looks like a copy is not."""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+import alignment
+import candidates
+import exact
+import matching
+from config import InputError, MatchingSettings
+from matching import Copy, Region, find_instances, group_copies
+
+SETTINGS = MatchingSettings()
+
+
+def camera() -> np.ndarray:
+    """(512, 512, 3) uint8."""
+    return np.repeat(skimage.data.camera()[..., None], 3, axis=2)
+
+
+def astronaut() -> np.ndarray:
+    """(384, 384, 3) uint8."""
+    return np.ascontiguousarray(skimage.data.astronaut()[:384, :384])
+
+
+def affine_map(source, target, degrees=0.0, scale=1.0, mirrored=False) -> np.ndarray:
+    """(2, 3) map of one point to another; turned counter-clockwise as seen on the screen."""
+    return candidates.similarity_maps(
+        np.array([source], float), np.array([target], float), np.array([scale]), np.deg2rad([-degrees]), mirrored
+    )[0]
+
+
+def paste(image, affine, centre, radius) -> tuple[np.ndarray, np.ndarray]:
+    """Picture with a disc copied under the map, and the mask of both discs."""
+    size = image.shape[1::-1]
+    source = cv2.circle(np.zeros(image.shape[:2], np.uint8), centre, radius, 1, -1)
+    target = cv2.warpAffine(source, affine, size, flags=cv2.INTER_NEAREST) > 0
+    moved = cv2.warpAffine(image, affine, size, flags=cv2.INTER_CUBIC)
+    out = np.where(target[..., None], moved, image)
+    return out, target | (source > 0)
+
+
+def f1(a, b) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def jpeg(image, quality) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize("variant", range(8))
+def test_exact_blocks_find_every_turn_and_mirroring(variant):
+    rng = np.random.default_rng(variant)
+    image = rng.integers(0, 256, (120, 140, 3), dtype=np.uint8)
+    patch = image[10:40, 20:60]
+    if variant & 4:
+        patch = patch.transpose(1, 0, 2)
+    patch = patch[:: -1 if variant & 2 else 1, :: -1 if variant & 1 else 1]
+    h, w = patch.shape[:2]
+    image[70 : 70 + h, 80 : 80 + w] = patch
+    (copy,) = exact.find_exact(image)
+    assert (copy.x, copy.y, copy.mask.shape) == (20, 10, (30, 40))
+    assert copy.mask.all()
+    ys, xs = np.mgrid[10:40, 20:60]
+    there = alignment.apply(copy.affine, np.stack([xs.ravel(), ys.ravel()], 1).astype(float)).astype(int)
+    assert (image[there[:, 1], there[:, 0]] == image[10:40, 20:60].reshape(-1, 3)).all()
+
+
+def test_exact_blocks_ignore_what_is_flat_and_what_repeats():
+    rng = np.random.default_rng(0)
+    tile = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    assert exact.find_exact(np.tile(tile, (10, 10, 1))) == []
+    flat = np.full((100, 100, 3), 255, np.uint8)
+    flat[40:60, 40:60] = 0
+    assert exact.find_exact(flat) == []
+
+
+@pytest.mark.parametrize(
+    "degrees, scale, mirrored",
+    [(0, 1.0, False), (35, 1.0, False), (90, 1.0, False), (0, 1.0, True), (-60, 1.2, False), (130, 0.8, True)],
+)
+def test_map_and_mask_of_a_copy_are_recovered(degrees, scale, mirrored):
+    centre, target = (170, 110), (60, 290)
+    true = affine_map(centre, target, degrees, scale, mirrored)
+    image, mask = paste(astronaut(), true, centre, 42)
+    found = find_instances(image, SETTINGS)
+    assert len(found.instances) == 1
+    copy = found.instances[0].copies[0]
+    if np.linalg.norm(alignment.apply(copy.affine, np.array([centre], float)) - target) > 10:
+        copy = dataclasses.replace(copy, affine=alignment.invert(copy.affine))
+    assert np.abs(alignment.apply(copy.affine, np.array([centre], float)) - target).max() < 1.0
+    assert copy.mirrored == mirrored
+    assert copy.scale == pytest.approx(scale, rel=0.02)
+    expected = dataclasses.replace(copy, affine=true).rotation
+    assert abs((copy.rotation - expected + 180) % 360 - 180) < 1.5
+    assert f1(found.instances[0].mask, mask) > 0.85
+
+
+@pytest.mark.parametrize("degrees", [0, 25])
+def test_copy_survives_jpeg_and_brightness(degrees):
+    true = affine_map((170, 110), (60, 290), degrees)
+    image, mask = paste(astronaut(), true, (170, 110), 45)
+    inside = cv2.circle(np.zeros(mask.shape, np.uint8), (60, 290), 45, 1, -1) > 0
+    image[inside] = np.clip(image[inside] * 0.9 + 15, 0, 255)
+    found = find_instances(jpeg(image, 85), SETTINGS)
+    assert len(found.instances) == 1
+    assert f1(found.instances[0].mask, mask) > 0.75
+
+
+def test_small_rotated_cell_among_others():
+    rng = np.random.default_rng(5)
+    image = rng.normal(30, 4, (300, 300))
+    grain = cv2.GaussianBlur(rng.normal(0, 60, (300, 300)), (0, 0), 1.2)
+    cells = [(x, y) for x in range(40, 280, 55) for y in range(40, 280, 55)]
+    for x, y in cells[:-1]:
+        blob = cv2.circle(np.zeros((300, 300)), (x, y), 16, 1.0, -1)
+        image += cv2.GaussianBlur(blob, (0, 0), 1.5) * (90 + grain)
+    image = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, 2)
+    assert find_instances(image, SETTINGS).instances == ()
+    forged, mask = paste(image, affine_map(cells[6], cells[-1], 110), cells[6], 19)
+    found = find_instances(forged, SETTINGS)
+    assert len(found.instances) == 1
+    assert f1(found.instances[0].mask, mask) > 0.7
+
+
+def test_three_copies_are_one_instance_and_two_contents_are_two():
+    image = astronaut()
+    pristine = image.copy()
+    for x, y in ((20, 300), (150, 320)):
+        image[y : y + 50, x : x + 60] = pristine[60:110, 150:210]
+    image[200:240, 300:350] = pristine[10:50, 20:70]
+    found = find_instances(image, SETTINGS)
+    assert len(found.instances) == 2
+    sizes = sorted(int(instance.mask.sum()) for instance in found.instances)
+    assert sizes == [2 * 40 * 50, 3 * 50 * 60]
+
+
+def test_mirrored_picture_gives_mirrored_masks():
+    image, _ = paste(astronaut(), affine_map((170, 110), (60, 290), 40), (170, 110), 42)
+    (plain,) = find_instances(image, SETTINGS).instances
+    (turned,) = find_instances(np.ascontiguousarray(image[:, ::-1]), SETTINGS).instances
+    assert f1(plain.mask, turned.mask[:, ::-1]) > 0.93
+
+
+@pytest.mark.parametrize("name", ["black", "white", "noise", "chequers", "stripes", "tiles", "text"])
+def test_nothing_is_found_in(name):
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:256, :256]
+    pictures = {
+        "black": np.zeros((256, 256)),
+        "white": np.full((256, 256), 255),
+        "noise": rng.integers(0, 256, (256, 256)),
+        "chequers": ((x // 16 + y // 16) % 2) * 255,
+        "stripes": 128 + 100 * np.sin(x / 3) + rng.normal(0, 3, x.shape),
+        "tiles": np.tile(rng.integers(0, 256, (32, 32)), (8, 8)) + rng.normal(0, 3, x.shape),
+        "text": np.full((256, 256), 255.0),
+    }
+    image = np.clip(pictures[name], 0, 255).astype(np.uint8)
+    if name == "text":
+        for row in range(20, 250, 24):
+            cv2.putText(image, "abba banana 0101", (4, row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 0, 2, cv2.LINE_AA)
+    found = find_instances(np.repeat(image[..., None], 3, 2), SETTINGS)
+    assert found.instances == ()
+    assert found.complete
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5, 7), (24, 24)])
+def test_tiny_pictures_end_with_nothing(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert find_instances(image, SETTINGS).instances == ()
+
+
+def test_authentic_photographs_give_nothing():
+    for image in (camera(), astronaut()):
+        assert find_instances(image, SETTINGS).instances == ()
+
+
+def test_time_budget_is_kept_and_said():
+    found = find_instances(camera(), dataclasses.replace(SETTINGS, seconds_per_image=1e-6))
+    assert not found.complete
+
+
+def test_proposed_region_goes_through_the_same_proof():
+    region = np.zeros((384, 384), bool)
+    region[60:110, 150:210] = region[250:300, 30:90] = True
+    assert find_instances(astronaut(), SETTINGS, [region]).instances == ()
+    with pytest.raises(ValueError, match="region"):
+        find_instances(astronaut(), SETTINGS, [region[1:]])
+
+
+def test_fewer_false_alarms_ask_for_a_higher_score():
+    scores = [matching.score_threshold(share) for share in (0.001, 0.01, 0.1, 1.0)]
+    assert scores == sorted(scores, reverse=True)
+    with pytest.raises(InputError, match="max_false_alarms"):
+        matching.score_threshold(0.0)
+
+
+def test_wrong_pictures_are_refused():
+    with pytest.raises(ValueError, match="uint8"):
+        find_instances(np.zeros((50, 50), np.uint8), SETTINGS)
+
+
+def test_copies_are_grouped_by_what_they_share():
+    def copy(x, y):
+        region = [Region(place, 0, np.ones((10, 10), bool)) for place in (x, y)]
+        return Copy("exact", np.eye(2, 3), 1, 1.0, 0.9, *region)
+
+    instances = group_copies([copy(0, 40), copy(40, 80), copy(120, 160)], (10, 200))
+    assert sorted(int(i.mask.sum()) for i in instances) == [200, 300]
+
+
+def test_alignment_recovers_a_small_error():
+    canvas = alignment.prepare(paste(camera(), affine_map((225, 120), (400, 80), 20), (225, 120), 40)[0])
+    true = affine_map((225, 120), (400, 80), 20)
+    start = affine_map((225, 120), (401.5, 79), 23)
+    refined, _, _, values = alignment.screen(canvas, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
+    assert np.abs(refined[0, :, :2] - true[:, :2]).max() < 0.01
+    assert np.abs(alignment.apply(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
+    assert values[0].min() > 0.8
+
+
+def test_neighbours_agree_with_brute_force():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(6000, 32)).astype(np.float32)
+    base[3000:3300] = base[:300] + rng.normal(0, 0.1, (300, 32))
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    _, index = candidates.neighbours(base[:300], base, 2)
+    assert (index[:, 0] == np.arange(300)).mean() > 0.99
+    assert (index[:, 1] == np.arange(3000, 3300)).mean() > 0.9
+
+
+def test_ring_descriptors_ignore_rotation_and_know_mirror_images():
+    rng = np.random.default_rng(3)
+    patch = cv2.GaussianBlur(rng.normal(size=(8, 32)).astype(np.float32), (0, 0), 1)[None]
+    plain, mirror, _ = candidates.ring_descriptors(patch)
+    turned, _, _ = candidates.ring_descriptors(np.roll(patch, 5, axis=2))
+    flipped, _, _ = candidates.ring_descriptors(np.roll(patch[:, :, ::-1], 3, axis=2))
+    assert float((plain * turned).sum()) == pytest.approx(1, abs=1e-4)
+    assert float((mirror * flipped).sum()) == pytest.approx(1, abs=1e-4)
+    assert float((plain * flipped).sum()) < 0.95
+
+
+def test_rotation_is_read_from_the_map():
+    map = affine_map((0, 0), (5, 5), degrees=30)
+    region = Region(0, 0, np.ones((2, 2), bool))
+    assert Copy("exact", map, 1, 1.0, 1.0, region, region).rotation == pytest.approx(30)
+    assert math.isclose(Copy("exact", map * 2, 1, 1.0, 1.0, region, region).scale, 2)
