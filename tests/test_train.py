@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -168,6 +170,33 @@ def test_unfrozen_blocks_wait_for_their_epoch_and_then_learn(settings):
     changed = [{k for k in start if not torch.equal(start[k], state[k])} for state in states]
     assert changed[0] == set()
     assert changed[1] and all(k.startswith(("encoder.layer.2.", "layernorm.")) for k in changed[1])
+
+
+def test_learns_a_content_that_its_look_tells(settings, tmp_path):
+    """Red squares on grey grain, found and masked to the pixel in pictures that took no part in the training."""
+    rng = np.random.default_rng(0)
+    for folder in ("authentic", "forged", "masks"):
+        (tmp_path / "red" / folder).mkdir(parents=True)
+    for i in range(10):
+        grain = cv2.GaussianBlur(rng.integers(0, 256, (112, 112, 3), dtype=np.uint8), (0, 0), 2)
+        cv2.imwrite(str(tmp_path / "red" / "authentic" / f"{i}.png"), grain)
+        mask = np.zeros((1, 112, 112), np.uint8)
+        for y, x in ((0, 14 * int(rng.integers(0, 5))), (70, 14 * int(rng.integers(0, 5)))):
+            grain[y : y + 42, x : x + 42] = np.array([40, 40, 220]) + rng.normal(0, 10, (42, 42, 3))
+            mask[0, y : y + 42, x : x + 42] = 1
+        cv2.imwrite(str(tmp_path / "red" / "forged" / f"{i}.png"), grain)
+        np.save(tmp_path / "red" / "masks" / f"{i}.npy", mask)
+    train.main(
+        replace(
+            settings,
+            data=DataSettings(tmp_path / "red"),
+            epochs=5,
+            learning_rate=3e-3,
+            loader=LoaderSettings(workers=0, augment=False),
+            model=replace(settings.model, image_size=112, head_widths=(64,), embedding_size=32),
+        )
+    )
+    assert max(line["of1"] for line in log(settings.out) if line["kind"] == "epoch") > 0.95
 
 
 def test_mixed_precision_learns_nearly_the_same(settings, tmp_path):
