@@ -3,6 +3,7 @@
     python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90        pictures in parallel over processes
     python benchmark.py matching-speed --picture FILE
     python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
+    python benchmark.py speed --data DIR                               cascade, losses, tuning, picture cache
 
 A folder of synthesis.py has a JSON beside each picture: its forgeries are also shown by size of copy, kind of
 region, rotation, scale, blending and JPEG quality.
@@ -22,7 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 import config
-from config import AccuracySettings, CalibrateSettings, InputError, MatchingSettings, MatchingSpeedSettings
+from config import (
+    AccuracySettings,
+    CalibrateSettings,
+    InputError,
+    MatchingSettings,
+    MatchingSpeedSettings,
+    SpeedSettings,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,17 +43,22 @@ Commands = (
     Annotated[AccuracySettings, tyro.conf.subcommand("accuracy")]
     | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
     | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
+    | Annotated[SpeedSettings, tyro.conf.subcommand("speed")]
 )
 
 
-def main(settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings) -> None:
+def main(settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings | SpeedSettings) -> None:
     """Run the chosen table."""
     if isinstance(settings, AccuracySettings):
         accuracy(settings)
     elif isinstance(settings, MatchingSpeedSettings):
         matching_speed(settings)
-    else:
+    elif isinstance(settings, CalibrateSettings):
         calibrate(settings)
+    else:
+        from speed import speed
+
+        speed(settings)
 
 
 # Accuracy -------------------------------------------------------------------------------------------------------

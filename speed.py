@@ -1,0 +1,236 @@
+"""The learned path against the straightforward way: what `benchmark.py speed` measures.
+
+Each pair is timed in turn in one run on one machine, so that the ratios hold where the machine's speed drifts.
+"""
+
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from config import ClusteringSettings, SpeedSettings
+
+if TYPE_CHECKING:
+    import torch
+
+Row = tuple[str, float, float, str]  # what, our seconds, the other way's seconds, note
+
+
+def speed(settings: SpeedSettings) -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [*cascade_rows(settings), *loss_rows(settings), *cache_rows(settings, Path(folder))]
+    print(f"{hardware()}; medians of {settings.repeats} runs in turn")
+    for name, ours, theirs, note in rows:
+        print(f"{name:46} {ours:9.4f} s  against {theirs:9.4f} s: {theirs / ours:6.1f} times faster; {note}")
+
+
+def hardware() -> str:
+    """Processor, cores and versions: what a reader needs to compare with."""
+    import torch
+
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next(
+        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")), platform.machine()
+    )
+    version = importlib.metadata.version
+    return (
+        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, hdbscan {version('hdbscan')}"
+    )
+
+
+def timed_in_turn(repeats: int, *calls: Callable[[], object]) -> list[float]:
+    """Median seconds of each call; the calls take turns, so that a machine that slows down slows all of them."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, seconds in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def random_grids(count: int) -> list[np.ndarray]:
+    """(33, 33, 512) float32 unit vectors: a background and up to four far clusters, some of them faint."""
+    grids = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        centres = rng.normal(size=(5, 512))
+        member = rng.choice(5, 1089, p=[0.8, 0.05, 0.05, 0.05, 0.05])
+        grid = rng.normal(0, rng.uniform(0.2, 1.5), (1089, 512)) + centres[member]
+        grids.append((grid / np.linalg.norm(grid, axis=1, keepdims=True)).reshape(33, 33, 512).astype(np.float32))
+    return grids
+
+
+def real_grids(data: Path, count: int) -> list[np.ndarray]:
+    """(G_h, G_w, 512) unit vectors of real pictures: the embedded backbone under an untrained head."""
+    import torch
+
+    from config import ModelSettings
+    from dataset import find_pictures, read_image
+    from detector import Detector
+    from model import ForgeryModel
+
+    torch.manual_seed(0)
+    detector = Detector(
+        ForgeryModel(ModelSettings(backbone="embedded")).eval(), ClusteringSettings(), torch.device("cpu")
+    )
+    pictures = find_pictures(data)
+    chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
+    cells = [detector.embed([read_image(picture.image)])[0].cells for picture in chosen]
+    return [c.vectors.reshape(*c.shape, -1).astype(np.float32) for c in cells]
+
+
+def cascade_rows(settings: SpeedSettings) -> list[Row]:
+    """The cascade and 80 parameter sets against HDBSCAN called on the vectors."""
+    import hdbscan
+
+    from clustering import Cells, cascade
+
+    defaults = ClusteringSettings()
+
+    def on_vectors(grid: np.ndarray, min_cluster_size: int, min_samples: int, epsilon: float = 0.0) -> np.ndarray:
+        vectors = grid.reshape(-1, grid.shape[2]).astype(np.float64)
+        return hdbscan.HDBSCAN(
+            min_cluster_size=min_cluster_size, min_samples=min_samples, cluster_selection_epsilon=epsilon
+        ).fit_predict(vectors)
+
+    grids = random_grids(settings.grids) + (real_grids(settings.data, settings.grids) if settings.data else [])
+    same = 0
+    for grid in tqdm(grids, desc="labels", unit="grid"):
+        for size, samples in ((defaults.min_cluster_size, defaults.min_samples), (5, 2)):
+            same += int((Cells(grid).hdbscan(size, samples) == on_vectors(grid, size, samples)).all())
+    grid = random_grids(1)[0]
+    ours, theirs = timed_in_turn(
+        settings.repeats,
+        lambda: cascade(Cells(grid), defaults),
+        lambda: on_vectors(grid, defaults.min_cluster_size, defaults.min_samples),
+    )
+    labels = f"labels identical in {same} of {2 * len(grids)} clusterings of {len(grids)} grids"
+    rows = [("cascade of a picture, 1089 x 512", ours, theirs, labels)]
+    sets = [
+        (size, samples, eps) for size in (5, 10, 15, 25) for samples in (2, 3, 5, 8) for eps in (0, 0.1, 0.2, 0.3, 0.4)
+    ]
+
+    def tune() -> None:
+        cells = Cells(grid)
+        for size, samples, epsilon in sets:
+            cascade(
+                cells, replace(defaults, min_cluster_size=size, min_samples=samples, cluster_selection_epsilon=epsilon)
+            )
+
+    ours, theirs = timed_in_turn(1, tune, lambda: [on_vectors(grid, *values) for values in sets])
+    return [
+        *rows,
+        (f"{len(sets)} parameter sets of a picture", ours, theirs, "the whole cascade against HDBSCAN alone"),
+    ]
+
+
+def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: float = 0.07) -> "torch.Tensor":
+    """SupCon as usually written, with an N x N mask of positives per picture; and the two other terms by loops."""
+    import torch
+
+    losses = []
+    for picture, label in zip(z, labels, strict=True):
+        picture, label = picture[label >= 0], label[label >= 0]
+        other = ~torch.eye(len(label), dtype=torch.bool)
+        positives = (label[:, None] == label[None, :]) & other
+        logits = picture @ picture.T / temperature
+        log_probability = logits - (logits.exp() * other).sum(1, keepdim=True).log()
+        count = positives.sum(1)
+        supcon = -((positives * log_probability).sum(1) / count.clamp(min=1))[count > 0].mean()
+        centroids, spreads = [], []
+        for k in label.unique():
+            group = picture[label == k]
+            centroids.append(group.mean(0))
+            spreads.append(((group - centroids[-1]).square().sum(1).mean() - 0.1).clamp(min=0))
+        pairs = [(2 - (a - b).norm()).clamp(min=0) for i, a in enumerate(centroids) for b in centroids[:i]]
+        separation = torch.stack(pairs).mean() if pairs else 0.0
+        losses.append(1.2 * supcon + separation + 0.5 * torch.stack(spreads).mean())
+    return torch.stack(losses).mean()
+
+
+def loss_rows(settings: SpeedSettings) -> list[Row]:
+    """Loss forward and backward at batch 8 against the loop over pictures; peak memory of each in its own process."""
+    from losses import ForgeryLoss
+
+    z, labels = _loss_batch()
+    closed = ForgeryLoss()
+    ours, theirs = timed_in_turn(
+        settings.repeats,
+        lambda: closed(z.requires_grad_(), labels, 6)[0].backward(),
+        lambda: supcon_by_pictures(z.requires_grad_(), labels).backward(),
+    )
+    context = multiprocessing.get_context("spawn")  # a fresh process: the peak is the loss's own
+    peaks = []
+    for way in ("closed", "loop"):
+        with context.Pool(1) as pool:
+            peaks.append(pool.apply(_loss_peak, (way,)))
+    difference = abs(closed(z, labels, 6)[0].item() - supcon_by_pictures(z, labels).item())
+    note = f"peak memory {peaks[0]:.0f} against {peaks[1]:.0f} MB; values differ by {difference:.0e}"
+    return [("loss forward and backward, 8 pictures", ours, theirs, note)]
+
+
+def _loss_batch() -> "tuple[torch.Tensor, torch.Tensor]":
+    """Eight pictures of 33 x 33 cells: two authentic, the others with one to five instances of 40 cells."""
+    import torch
+
+    z = torch.nn.functional.normalize(torch.randn(8, 1089, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
+    labels = torch.zeros(8, 1089, dtype=torch.int64)
+    for picture in range(6):
+        for k in range(picture):
+            labels[picture, 60 * k : 60 * k + 40] = k + 1
+    return z, labels
+
+
+def _loss_peak(way: str) -> float:
+    """Megabytes that one forward and backward pass takes at its peak (Linux)."""
+    from losses import ForgeryLoss
+
+    z, labels = _loss_batch()
+    z.requires_grad_()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is in memory now
+    before = _memory("VmRSS")
+    (ForgeryLoss()(z, labels, 6)[0] if way == "closed" else supcon_by_pictures(z, labels)).backward()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def cache_rows(settings: SpeedSettings, folder: Path) -> list[Row]:
+    """Reading 2-megapixel PNGs from the picture cache, as an epoch after the first does, against decoding them."""
+    from config import DataSettings
+    from dataset import ContentCache, find_pictures, read_content
+
+    rng = np.random.default_rng(0)
+    (folder / "authentic").mkdir()
+    for i in range(12):
+        noise = rng.integers(0, 256, (1200, 1680, 3), dtype=np.uint8)  # blurred: PNG shrinks it as it does a photograph
+        cv2.imwrite(str(folder / "authentic" / f"{i}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
+    pictures, data = find_pictures(folder), DataSettings(folder)
+    cache = ContentCache(folder / "cache", 1.0, 462)
+
+    def read(cache: "ContentCache | None") -> None:
+        for picture in pictures:
+            read_content(picture, 462, data, cache)
+
+    read(cache)
+    ours, theirs = timed_in_turn(settings.repeats, lambda: read(cache), lambda: read(None))
+    return [
+        ("reading a 2-megapixel picture", ours / len(pictures), theirs / len(pictures), "one process, files in memory")
+    ]
