@@ -24,8 +24,8 @@ def camera() -> np.ndarray:
 
 
 def astronaut() -> np.ndarray:
-    """(384, 384, 3) uint8."""
-    return np.ascontiguousarray(skimage.data.astronaut()[:384, :384])
+    """(384, 384, 3) uint8; without the flag, whose stars are true repeats."""
+    return np.ascontiguousarray(skimage.data.astronaut()[:384, 110:494])
 
 
 def affine_map(source, target, degrees=0.0, scale=1.0, mirrored=False) -> np.ndarray:
