@@ -12,12 +12,14 @@ HDBSCAN's single-linkage tree depends on the vectors and on `min_samples` alone,
 matrix product in float64 (in float32, near-equal vectors change places in the tree).
 """
 
+import functools
 from dataclasses import dataclass
 
+import numba
 import numpy as np
+import threadpoolctl
 from hdbscan._hdbscan_linkage import label as linkage_from_edges
 from hdbscan._hdbscan_linkage import mst_linkage_core
-from hdbscan._hdbscan_reachability import mutual_reachability
 from hdbscan.hdbscan_ import _tree_to_labels
 from scipy import ndimage
 
@@ -45,16 +47,19 @@ class Cells:
         self.vectors = embeddings.reshape(-1, embeddings.shape[2]).astype(np.float64)  # (N, D)
         self.anomaly = 1.0 - self.vectors @ _unit(self.vectors.mean(axis=0))  # (N,) cosine distance to the mean vector
         self.anomaly_score = float(np.percentile(self.anomaly, ANOMALY_PERCENTILE))
-        self._distances: np.ndarray | None = None
+        self._squared: np.ndarray | None = None
         self._trees: dict[int, np.ndarray] = {}
 
     def tree(self, min_samples: int) -> np.ndarray:
         """Single-linkage tree (N - 1, 4) float64 of the mutual reachability distances, as HDBSCAN makes it."""
         if min_samples not in self._trees:
-            if self._distances is None:
-                self._distances = euclidean_distances(self.vectors)
-            # mutual_reachability writes into what it is given.
-            edges = mst_linkage_core(mutual_reachability(self._distances.copy(), min_samples))
+            if self._squared is None:
+                self._squared = squared_distances(self.vectors)
+            neighbour = min(min_samples, len(self.vectors) - 1)
+            core = np.partition(self._squared, neighbour, axis=1)[:, neighbour]
+            # Squares have the order of the distances: the root is taken of the N - 1 edges only.
+            edges = mst_linkage_core(_mutual_reachability(self._squared, core))
+            edges[:, 2] = np.sqrt(edges[:, 2])
             self._trees[min_samples] = linkage_from_edges(edges[np.argsort(edges[:, 2])])
         return self._trees[min_samples]
 
@@ -63,7 +68,7 @@ class Cells:
         if len(self.vectors) > 1:
             for value in min_samples:
                 self.tree(value)
-        self._distances = None
+        self._squared = None
 
     def hdbscan(self, min_cluster_size: int, min_samples: int, epsilon: float = 0.0) -> np.ndarray:
         """HDBSCAN's labels (N,) int64 (excess of mass): -1 noise, 0.. clusters. Equal to HDBSCAN on the vectors."""
@@ -96,68 +101,127 @@ def cascade(cells: Cells, settings: ClusteringSettings) -> Cascade:
         loose = cells.hdbscan(s.loose_min_cluster_size, s.loose_min_samples)
         found = _candidates(cells.vectors, loose, s.loose_candidate_distance)
         reason = "loose" if found else "no candidate"
-    found = sorted(found, key=lambda candidate: -candidate[0])[: s.max_instances]
+    found = sorted(found, key=lambda candidate: -candidate.distance)[: s.max_instances]
     return Cascade(
-        labels=grow(cells, [core for _, core in found], s.growth_distance),
-        scores=tuple(min(1.0, max(0.0, distance / 2)) for distance, _ in found),
+        labels=grow(cells, found, s.growth_distance),
+        scores=tuple(min(1.0, max(0.0, candidate.distance / 2)) for candidate in found),
         reason=reason,
         anomaly_score=cells.anomaly_score,
         anomaly=cells.anomaly.reshape(cells.shape).astype(np.float32),
     )
 
 
-def _candidates(vectors: np.ndarray, labels: np.ndarray, least: float) -> list[tuple[float, np.ndarray]]:
-    """Clusters farther than `least` from the largest one: (cosine distance of the centroids, cells (N,) bool)."""
+@dataclass(frozen=True)
+class Candidate:
+    """A cluster that may be a duplicated content."""
+
+    distance: float  # cosine distance of its centroid from the background's, 0 to 2
+    core: np.ndarray  # (N,) bool: its cells
+    centroid: np.ndarray  # (D,) unit vector
+
+
+def _candidates(vectors: np.ndarray, labels: np.ndarray, least: float) -> list[Candidate]:
+    """Clusters whose centroid is farther than `least` from that of the largest one."""
     sizes = np.bincount(labels[labels >= 0])
     if len(sizes) < 2:
         return []
-    centroids = np.stack([_unit(vectors[labels == k].mean(axis=0)) for k in range(len(sizes))])
+    centroids = _sums(vectors, labels, len(sizes))
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
     distances = 1.0 - centroids @ centroids[sizes.argmax()]
-    return [(float(distances[k]), labels == k) for k in range(len(sizes)) if distances[k] > least]
+    chosen = np.flatnonzero(distances > least)
+    return [Candidate(float(distances[k]), labels == k, centroids[k]) for k in chosen]
 
 
-def grow(cells: Cells, cores: list[np.ndarray], distance: float) -> np.ndarray:
-    """Grow cores over the grid.
+def grow(cells: Cells, candidates: list[Candidate], distance: float) -> np.ndarray:
+    """Grow the candidates' cores over the grid.
 
     A cell joins the core whose centroid is nearest if that cosine distance is under `distance` and a path of
     such cells (8-connected) leads to the core. A core's own cells always stay with it.
 
     Args:
-        cores: (N,) bool each, row by row; they do not overlap.
+        candidates: their cores do not overlap.
     Returns:
-        (G_h, G_w) int64: 0 nothing, k for the k-th core.
+        (G_h, G_w) int64: 0 nothing, k for the k-th candidate.
     """
     grown = np.zeros(cells.shape, np.int64)
-    if not cores:
+    if not candidates:
         return grown
-    centroids = np.stack([_unit(cells.vectors[core].mean(axis=0)) for core in cores])
-    to_centroids = 1.0 - cells.vectors @ centroids.T  # (N, K)
+    to_centroids = 1.0 - _products(cells.vectors, np.stack([candidate.centroid for candidate in candidates]))  # (N, K)
     nearest = to_centroids.argmin(axis=1)
     near = to_centroids.min(axis=1) < distance
-    taken = np.any(cores, axis=0)
-    for k, core in enumerate(cores):
-        reach = core | (near & (nearest == k) & ~taken)
+    taken = np.any([candidate.core for candidate in candidates], axis=0)
+    for k, candidate in enumerate(candidates):
+        reach = candidate.core | (near & (nearest == k) & ~taken)
         parts, _ = ndimage.label(reach.reshape(cells.shape), structure=np.ones((3, 3)))
-        grown[np.isin(parts, np.unique(parts.ravel()[core]))] = k + 1
+        grown[np.isin(parts, np.unique(parts.ravel()[candidate.core]))] = k + 1
     return grown
 
 
-def euclidean_distances(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean distances (N, N) float64 between vectors (N, D) float64: sqrt(|a|^2 + |b|^2 - 2 a.b), zero diagonal.
+# Small products as plain loops: waking BLAS's threads costs more than the work, many times more on a busy machine.
 
-    Their mean is taken off first and their true lengths are used (float32 unit vectors are unit to 1e-7 only):
-    the cells of a picture may lie so close together that rounding would change the tree.
+
+@numba.njit(cache=True)
+def _sums(vectors: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Sum (count, D) of the vectors (N, D) of each label (N,); negative labels are left out."""
+    sums = np.zeros((count, vectors.shape[1]))
+    for i in range(len(labels)):
+        if labels[i] >= 0:
+            sums[labels[i]] += vectors[i]
+    return sums
+
+
+@numba.njit(cache=True, fastmath=True)
+def _products(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Inner products (N, K) of vectors (N, D) and others (K, D)."""
+    products = np.zeros((len(vectors), len(others)))
+    for i in range(len(vectors)):
+        for k in range(len(others)):
+            total = 0.0
+            for d in range(vectors.shape[1]):
+                total += vectors[i, d] * others[k, d]
+            products[i, k] = total
+    return products
+
+
+def squared_distances(vectors: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances (N, N) float64 between vectors (N, D) float64; exactly 0 between equal ones.
+
+    |a|^2 + |b|^2 - 2 a.b, with the mean taken off first and the true lengths (float32 unit vectors are unit to 1e-7
+    only): the cells of a picture may lie so close together that rounding would change the tree.
     """
     centred = vectors - vectors.mean(axis=0)
-    distances = centred @ centred.T  # numpy makes one triangle only of a product with its own transpose
-    squares = distances.diagonal().copy()
-    distances *= -2.0
-    distances += squares
-    distances += squares[:, None]
-    # Equal vectors must have distance zero; what is left of rounding would order them at random.
-    distances[distances < 8 * np.finfo(np.float64).eps * max(squares.max(initial=0.0), 1e-30)] = 0.0
-    np.fill_diagonal(distances, 0.0)
-    return np.sqrt(distances, out=distances)
+    # One thread: two gain a quarter on an idle machine and lose ten times that on a busy one, where ranks or
+    # processes share the cores. numpy makes one triangle only of a product with its own transpose.
+    with _blas().limit(limits=1, user_api="blas"):
+        return _from_products(centred @ centred.T)
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+@numba.njit(cache=True)
+def _from_products(products: np.ndarray) -> np.ndarray:
+    """Inner products (N, N) -> squared distances, in place and in one pass."""
+    squares = np.diag(products).copy()
+    # What rounding leaves between equal vectors would order them at random.
+    least = 8 * 2.220446049250313e-16 * max(squares.max(), 1e-30)
+    for i in range(len(squares)):
+        for j in range(len(squares)):
+            value = squares[i] + squares[j] - 2.0 * products[i, j]
+            products[i, j] = value if value >= least and i != j else 0.0
+    return products
+
+
+@numba.njit(cache=True)
+def _mutual_reachability(squared: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """max(d_ij, core_i, core_j) of squared distances (N, N) and squared core distances (N,)."""
+    reach = np.empty_like(squared)
+    for i in range(len(core)):
+        for j in range(len(core)):
+            reach[i, j] = max(squared[i, j], core[i], core[j])
+    return reach
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

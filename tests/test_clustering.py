@@ -4,7 +4,7 @@ import hdbscan
 import numpy as np
 import pytest
 
-from clustering import Cells, cascade, euclidean_distances, grow
+from clustering import Candidate, Cells, cascade, grow, squared_distances
 from config import ClusteringSettings
 
 
@@ -46,7 +46,7 @@ def test_labels_equal_hdbscan_on_the_vectors(seed):
 def test_distances_are_euclidean():
     vectors = unit(np.random.default_rng(0).normal(size=(50, 16)))
     slow = np.array([[np.linalg.norm(a - b) for b in vectors] for a in vectors])
-    assert np.abs(euclidean_distances(vectors) - slow).max() < 1e-7
+    assert np.abs(np.sqrt(squared_distances(vectors)) - slow).max() < 1e-7
 
 
 def test_labels_equal_hdbscan_where_cells_nearly_coincide():
@@ -59,7 +59,7 @@ def test_labels_equal_hdbscan_where_cells_nearly_coincide():
             vectors.astype(np.float64)
         )
         assert (Cells(vectors.reshape(10, 20, 64)).hdbscan(min_cluster_size, min_samples) == expected).all()
-    distances = euclidean_distances(vectors.astype(np.float64))
+    distances = np.sqrt(squared_distances(vectors.astype(np.float64)))
     assert (distances[np.arange(50), np.arange(150, 200)] == 0).all()
     slow = np.linalg.norm(vectors.astype(np.float64)[:, None] - vectors.astype(np.float64)[None], axis=2)
     assert np.abs(distances - slow).max() < 1e-12
@@ -69,7 +69,7 @@ def test_trees_survive_the_distances():
     cells = Cells(grid([(*BLOCK, axis(1))]))
     before = cells.hdbscan(15, 5)
     cells.keep_only_trees([5])
-    assert cells._distances is None and (cells.hdbscan(15, 5) == before).all()
+    assert cells._squared is None and (cells.hdbscan(15, 5) == before).all()
 
 
 def test_strict_candidate():
@@ -127,19 +127,18 @@ def test_growing_follows_connected_cells_only():
     vectors = np.tile(axis(0), (5, 5, 1))
     vectors[0, 0] = vectors[0, 1] = vectors[1, 2] = vectors[4, 4] = axis(1)
     vectors[2, 3] = unit(axis(1) + 0.5 * axis(0))  # cosine distance 1 - 1 / sqrt(1.25) = 0.1056
-    core = np.zeros(25, bool)
-    core[0] = True
+    core = [Candidate(1.0, np.arange(25) == 0, axis(1))]
     expected = np.zeros((5, 5), int)
     expected[0, 0] = expected[0, 1] = expected[1, 2] = 1  # (1, 2) touches (0, 1) by a corner; (4, 4) touches nothing
-    assert (grow(Cells(vectors), [core], 0.1) == expected).all()
+    assert (grow(Cells(vectors), core, 0.1) == expected).all()
     expected[2, 3] = 1
-    assert (grow(Cells(vectors), [core], 0.11) == expected).all()
+    assert (grow(Cells(vectors), core, 0.11) == expected).all()
 
 
 def test_growing_never_takes_another_core():
     vectors = np.tile(axis(1), (1, 4, 1))
-    a, b = np.array([1, 0, 0, 0], bool), np.array([0, 1, 0, 0], bool)
-    assert grow(Cells(vectors), [a, b], 0.2).tolist() == [[1, 2, 0, 0]]
+    cores = [Candidate(1.0, np.arange(4) == k, axis(1)) for k in range(2)]
+    assert grow(Cells(vectors), cores, 0.2).tolist() == [[1, 2, 0, 0]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 3), (4, 4)])
