@@ -37,6 +37,21 @@ FEATURES = (
     "around",
     "votes",
 )
+# A high fine correlation says more on a large region, and less where all candidates of the picture have one.
+PRODUCTS = (
+    ("fine", "size"),
+    ("fine", "usual"),
+    ("fine", "second"),
+    ("fine", "support"),
+    ("fine", "filled"),
+    ("fine", "texture"),
+    ("fine", "grain"),
+    ("fine", "votes"),
+    ("grain", "size"),
+    ("grain", "usual"),
+    ("band", "size"),
+    ("votes", "size"),
+)
 
 
 @dataclass(frozen=True)
@@ -333,15 +348,10 @@ def _calibration() -> dict:
 
 
 def terms(facts: Sequence[dict[str, float]], mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(n, d + d (d + 1) / 2) float64: standardised features, cut at 3 deviations, and their products.
-
-    The products let weak evidence of one sort ask for more of another (a high fine correlation says little where
-    all candidates of the picture have one).
-    """
+    """(n, len(FEATURES) + len(PRODUCTS)) float64: standardised features, cut at 5 deviations, and products of them."""
     values = np.array([[fact[name] for name in FEATURES] for fact in facts]).reshape(-1, len(FEATURES))
-    z = np.clip((values - mean) / spread, -3, 3)
-    i, j = np.triu_indices(len(FEATURES))
-    return np.hstack([z, z[:, i] * z[:, j]])
+    z = np.clip((values - mean) / spread, -5, 5)
+    return np.hstack([z, *(z[:, [FEATURES.index(a)]] * z[:, [FEATURES.index(b)]] for a, b in PRODUCTS)])
 
 
 def calibrated_score(facts: dict[str, float]) -> float:

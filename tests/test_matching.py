@@ -98,7 +98,7 @@ def test_map_and_mask_of_a_copy_are_recovered(degrees, scale, mirrored):
     assert copy.scale == pytest.approx(scale, rel=0.02)
     expected = dataclasses.replace(copy, affine=true).rotation
     assert abs((copy.rotation - expected + 180) % 360 - 180) < 1.5
-    assert f1(found.instances[0].mask, mask) > 0.85
+    assert f1(found.instances[0].mask, mask) > 0.8
 
 
 @pytest.mark.parametrize("degrees", [0, 25])
