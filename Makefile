@@ -10,11 +10,11 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 demo: .venv/installed
 	rm -rf demo
 	$(PY) demo.py demo/pictures
-	$(PY) synthesis.py --authentic demo/pictures --out demo/data --count 80 --authentic-count 60
-	$(PY) train.py --data demo/data --out demo/run --backbone embedded --epochs 4 --learning-rate 3e-4 --cache demo/cache
-	$(PY) tuning.py --data demo/data --checkpoint demo/run/best.pt --out demo/run/tuned.json --trials 40
+	$(PY) synthesis.py --authentic demo/pictures --out demo/data --count 40 --authentic-count 20
+	$(PY) train.py --data demo/data --out demo/run --backbone embedded --epochs 3 --learning-rate 3e-4
+	$(PY) tuning.py --data demo/data --checkpoint demo/run/best.pt --out demo/run/tuned.json --trials 25
 	$(PY) test.py --data demo/data --checkpoint demo/run/best.pt --clustering demo/run/tuned.json --out demo/run/test
-	@echo "pictures: demo/data; model, log and curves: demo/run (tensorboard --logdir demo/run); scores: demo/run/test"
+	@echo "pictures: demo/data; curves: demo/run/index.html; search: demo/run/tuned.html; findings: demo/run/test/report/index.html"
 
 test: .venv/installed
 	$(PY) -m pytest
