@@ -178,7 +178,7 @@ class AccuracySettings:
     jpeg: int | None = None  # first save every picture as JPEG of this quality, 1 to 100
     noise: float = 0.0  # first add Gaussian noise of this standard deviation, in grey levels
     limit: int | None = None  # at most this many forged and this many authentic pictures of each folder, evenly chosen
-    workers: int = os.cpu_count() or 1  # processes
+    workers: int = os.cpu_count() or 1  # processes that examine pictures side by side
     records: Path | None = None  # file for one JSON line per picture
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
@@ -201,7 +201,7 @@ class CalibrateSettings:
     authentic: tuple[Path, ...]  # folders of authentic pictures for the thresholds
     out: Path = Path("weights/evidence.json")  # file to write
     limit: int | None = None  # at most this many forged and this many authentic pictures of each folder
-    workers: int = os.cpu_count() or 1  # processes
+    workers: int = os.cpu_count() or 1  # processes that examine pictures side by side
 
 
 @dataclass(frozen=True)

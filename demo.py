@@ -23,7 +23,6 @@ NAMES = [
     "ihc",
     "microaneurysms",
     "moon",
-    "page",
     "retina",
     "rocket",
     "text",
