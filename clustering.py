@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import threadpoolctl
-from hdbscan._hdbscan_linkage import label as linkage_from_edges
-from hdbscan._hdbscan_linkage import mst_linkage_core
 from hdbscan.hdbscan_ import _tree_to_labels
 from scipy import ndimage
 
@@ -45,7 +43,8 @@ class Cells:
             raise ValueError("embeddings hold values that are not finite")
         self.shape = embeddings.shape[:2]
         self.vectors = embeddings.reshape(-1, embeddings.shape[2]).astype(np.float64)  # (N, D)
-        self.anomaly = 1.0 - self.vectors @ _unit(self.vectors.mean(axis=0))  # (N,) cosine distance to the mean vector
+        mean = _unit(self.vectors.mean(axis=0))
+        self.anomaly = 1.0 - _products(self.vectors, mean[None])[:, 0]  # (N,) cosine distance to the mean vector
         self.anomaly_score = float(np.percentile(self.anomaly, ANOMALY_PERCENTILE))
         self._squared: np.ndarray | None = None
         self._trees: dict[int, np.ndarray] = {}
@@ -55,12 +54,11 @@ class Cells:
         if min_samples not in self._trees:
             if self._squared is None:
                 self._squared = squared_distances(self.vectors)
-            neighbour = min(min_samples, len(self.vectors) - 1)
-            core = np.partition(self._squared, neighbour, axis=1)[:, neighbour]
+            core = _kth_smallest(self._squared, min(min_samples, len(self.vectors) - 1))
             # Squares have the order of the distances: the root is taken of the N - 1 edges only.
-            edges = mst_linkage_core(_mutual_reachability(self._squared, core))
+            edges = _spanning_tree(self._squared, core)
             edges[:, 2] = np.sqrt(edges[:, 2])
-            self._trees[min_samples] = linkage_from_edges(edges[np.argsort(edges[:, 2])])
+            self._trees[min_samples] = _single_linkage(edges[np.argsort(edges[:, 2])])
         return self._trees[min_samples]
 
     def keep_only_trees(self, min_samples: list[int]) -> None:
@@ -214,14 +212,77 @@ def _from_products(products: np.ndarray) -> np.ndarray:
     return products
 
 
+# The three steps below follow the hdbscan package (BSD-3-Clause, McInnes et al.) to the order of equal edges, so that
+# the tree is the same, but make no further N x N matrix: fresh memory costs more here than the arithmetic.
+
+
 @numba.njit(cache=True)
-def _mutual_reachability(squared: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """max(d_ij, core_i, core_j) of squared distances (N, N) and squared core distances (N,)."""
-    reach = np.empty_like(squared)
-    for i in range(len(core)):
-        for j in range(len(core)):
-            reach[i, j] = max(squared[i, j], core[i], core[j])
-    return reach
+def _kth_smallest(matrix: np.ndarray, k: int) -> np.ndarray:
+    """(N,) the k-th smallest value of each row, counted from 0."""
+    result = np.empty(len(matrix))
+    smallest = np.empty(k + 1)
+    for i in range(len(matrix)):
+        smallest[:] = np.inf
+        for j in range(matrix.shape[1]):
+            value = matrix[i, j]
+            if value < smallest[k]:
+                place = k
+                while place > 0 and smallest[place - 1] > value:
+                    smallest[place] = smallest[place - 1]
+                    place -= 1
+                smallest[place] = value
+        result[i] = smallest[k]
+    return result
+
+
+@numba.njit(cache=True)
+def _spanning_tree(squared: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Minimum spanning tree of the mutual reachability max(d_ij, core_i, core_j), by Prim's algorithm from cell 0.
+
+    Args:
+        squared: (N, N) squared distances. core: (N,) squared core distances.
+    Returns:
+        (N - 1, 3) float64: from, to, squared reachability.
+    """
+    count = len(core)
+    edges = np.zeros((count - 1, 3))
+    in_tree = np.zeros(count, np.bool_)
+    nearest, source = np.full(count, np.inf), np.zeros(count, np.int64)
+    current = 0
+    for i in range(count - 1):
+        in_tree[current] = True
+        best, found = np.inf, 0
+        for j in range(count):
+            if in_tree[j]:
+                continue
+            reach = max(squared[current, j], core[current], core[j])
+            if reach < nearest[j]:
+                nearest[j], source[j] = reach, current
+            if nearest[j] < best:
+                best, found = nearest[j], j
+        edges[i, 0], edges[i, 1], edges[i, 2] = source[found], found, best
+        current = found
+    return edges
+
+
+@numba.njit(cache=True)
+def _single_linkage(edges: np.ndarray) -> np.ndarray:
+    """Edges (N - 1, 3) by length -> tree (N - 1, 4): the two parts joined (cells, then N + row), length, cells."""
+    count = len(edges) + 1
+    parent, size = np.arange(2 * count - 1), np.ones(2 * count - 1, np.int64)
+    tree = np.zeros((count - 1, 4))
+    for row in range(count - 1):
+        left, right = int(edges[row, 0]), int(edges[row, 1])
+        while parent[left] != left:
+            parent[left] = parent[parent[left]]
+            left = parent[left]
+        while parent[right] != right:
+            parent[right] = parent[parent[right]]
+            right = parent[right]
+        parent[left] = parent[right] = count + row
+        size[count + row] = size[left] + size[right]
+        tree[row, 0], tree[row, 1], tree[row, 2], tree[row, 3] = left, right, edges[row, 2], size[count + row]
+    return tree
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
