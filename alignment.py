@@ -13,7 +13,8 @@ import numpy as np
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
 GRAIN_SIGMA = 0.7  # the same for the finest structure
 EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
-EDGE_LOCAL = 0.75  # that correlation on the outline
+EDGE_LOCAL = 0.6  # mean of that and of the local fine correlation on the outline
+JOIN_REACH = 15  # parts of one copy are joined over gaps of up to twice this, in pixels
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
@@ -50,6 +51,8 @@ class Evidence:
     mask: np.ndarray  # (h, w) bool: the template's region in that window
     fine: float  # correlation of the fine structure over the region's informative pixels
     grain: float  # correlation there of what is finer than a pixel's neighbours: noise, which only a copy shares
+    fine_core: float  # local fine correlation that a fifth of those pixels exceed: the outline may be too wide
+    grain_core: float  # the same for the grain
     band: float  # correlation of the middle band over the region
     local: float  # median of the local correlation over the region
     informative: int  # pixels that the fine structure was compared on
@@ -445,13 +448,8 @@ def verify(
             break
         if touches:
             half *= 2
-    template, partner, valid = _pair(canvas, affine, box)
-    sharp = _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA)  # for the outline
-    outline = _grow(sharp, valid, (centre[0] - box[0], centre[1] - box[1]), radius, EDGE_LOCAL)
-    local = _local_correlation(template, partner, valid, canvas.noise)
-    if outline is not None and outline.sum() > 0.4 * region.sum():
-        region = outline
-    return _measure(canvas, local, region, affine, box)
+    region, box = _outline(canvas, affine, region, box, centre, radius)
+    return _measure(canvas, region, affine, box)
 
 
 def _refine_region(
@@ -564,6 +562,58 @@ def _grow(
     return _fill_holes(region, 0.2) & valid
 
 
+def _outline(
+    canvas: Canvas,
+    affine: np.ndarray,
+    region: np.ndarray,
+    box: tuple[int, int, int, int],
+    centre: np.ndarray,
+    radius: float,
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Final region and its window: the parts that agree, and what lies between them as far as its grey values fit.
+
+    A sharper window than for growing. A copied rectangle of dark background and cells agrees on the cells only; the
+    background between them is taken in where it differs no more than the agreeing parts do.
+    """
+    height, width = region.shape
+    reach = max(JOIN_REACH, height // 2, width // 2)
+    x0, y0 = max(box[0] - reach, 0), max(box[1] - reach, 0)
+    x1, y1 = min(box[2] + reach, canvas.shape[1]), min(box[3] + reach, canvas.shape[0])
+    wide = np.zeros((y1 - y0, x1 - x0), bool)
+    wide[box[1] - y0 : box[1] - y0 + height, box[0] - x0 : box[0] - x0 + width] = region
+    box = (x0, y0, x1, y1)
+    template, partner, valid = _pair(canvas, affine, box)
+    fine = _fine_map(
+        canvas.fine[0, y0:y1, x0:x1], _warped(canvas.fine[_level(affine)], affine, box, cv2.INTER_CUBIC), 1.8
+    )
+    score = np.where(
+        valid, 0.5 * fine + 0.5 * _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA), -1
+    )
+    agree = cv2.morphologyEx((score > EDGE_LOCAL).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
+    fit = np.stack([partner[wide], np.ones(wide.sum(), np.float32)], axis=1)
+    gain, offset = np.linalg.lstsq(fit, template[wide], rcond=None)[0]
+    left = _blur((template - gain * partner - offset) ** 2, 1.5)
+    similar = left < 4 * max(canvas.noise**2, float(np.median(left[wide])))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(agree, connectivity=4)
+    fitting = np.bincount(labels.ravel(), similar.ravel(), count) > 0.5 * stats[:, 4]
+    agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
+    padded = cv2.copyMakeBorder(agree, *(JOIN_REACH,) * 4, cv2.BORDER_CONSTANT)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _ellipse(2 * JOIN_REACH + 1))
+    between = (closed[JOIN_REACH:-JOIN_REACH, JOIN_REACH:-JOIN_REACH] > 0) & similar & valid
+    full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    _, labels = cv2.connectedComponents(full, connectivity=4)
+    ys, xs = np.ogrid[: y1 - y0, : x1 - x0]
+    disc = (xs - (centre[0] - x0)) ** 2 + (ys - (centre[1] - y0)) ** 2 <= max(radius, 5) ** 2
+    votes = np.bincount(labels[disc], minlength=1)
+    votes[0] = 0
+    outline = _fill_holes(labels == votes.argmax(), 0.2) & valid if votes.max() else wide
+    return (outline if outline.sum() > 0.25 * wide.sum() else wide), box
+
+
+def _ellipse(size: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+
+
 def _fill_holes(region: np.ndarray, share: float) -> np.ndarray:
     """Fill holes smaller than a share of the region: flat parts of a content have no correlation of their own."""
     background = (~region).astype(np.uint8)
@@ -586,9 +636,7 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).mean() / power) if power > 1e-3 else 0.0
 
 
-def _measure(
-    canvas: Canvas, local: np.ndarray, region: np.ndarray, affine: np.ndarray, box: tuple[int, ...]
-) -> Evidence:
+def _measure(canvas: Canvas, region: np.ndarray, affine: np.ndarray, box: tuple[int, ...]) -> Evidence:
     """Collect the evidence over a region of the window `box`."""
     x0, y0, x1, y1 = box
     template, partner, valid = _pair(canvas, affine, box)
@@ -596,12 +644,14 @@ def _measure(
     fine_a = canvas.fine[0, y0:y1, x0:x1]
     fine_b = _warped(canvas.fine[level], affine, box, cv2.INTER_CUBIC)
     told = canvas.informative[y0:y1, x0:x1] & _warped(canvas.informative, affine, box, cv2.INTER_NEAREST)
+    local = _local_correlation(template, partner, valid, canvas.noise)
     core = _inside(region, 120)
     ring = (cv2.dilate(region.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0) & valid & (told > 0)
     ring &= cv2.dilate(region.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
     band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
     band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
     compared = core & (told > 0)
+    seen = region & (told > 0)
     grain_a, grain_b = canvas.grain[y0:y1, x0:x1], _warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
     rough = template - _blur(template, FINE_SIGMA)
     return Evidence(
@@ -611,13 +661,25 @@ def _measure(
         mask=region,
         fine=_correlate(fine_a[compared], fine_b[compared]),
         grain=_correlate(grain_a[compared], grain_b[compared]),
+        fine_core=_core(fine_a, fine_b, seen),
+        grain_core=_core(grain_a, grain_b, seen),
         band=_correlate(band_a[core], band_b[core]),
         local=float(np.median(local[core])),
-        informative=int((region & (told > 0)).sum()),
+        informative=int(seen.sum()),
         texture=float(rough[compared].std()) if compared.any() else 0.0,
         second=_second_peak(fine_a, fine_b, compared if compared.any() else region),
         around=_correlate(fine_a[ring], fine_b[ring]),
     )
+
+
+def _fine_map(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:
+    """Local correlation (h, w) of two structures whose mean is 0 everywhere."""
+    return _blur(a * b, sigma) / np.sqrt(_blur(a * a, sigma) * _blur(b * b, sigma) + 0.02)
+
+
+def _core(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> float:
+    """80th percentile of the local correlation over the pixels seen; 0 without any."""
+    return float(np.percentile(_fine_map(a, b, COARSE_SIGMA / 2)[seen], 80)) if seen.any() else 0.0
 
 
 def _second_peak(template: np.ndarray, partner: np.ndarray, region: np.ndarray) -> float:

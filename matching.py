@@ -26,6 +26,8 @@ MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = (
     "fine",
     "grain",
+    "fine_core",
+    "grain_core",
     "support",
     "band",
     "local",
@@ -39,6 +41,10 @@ FEATURES = (
 )
 # A high fine correlation says more on a large region, and less where all candidates of the picture have one.
 PRODUCTS = (
+    ("fine_core", "usual"),
+    ("fine_core", "second"),
+    ("grain_core", "usual"),
+    ("grain_core", "size"),
     ("fine", "size"),
     ("fine", "usual"),
     ("fine", "second"),
@@ -207,9 +213,8 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
 def _search_keypoints(search: _Search, grey: np.ndarray) -> None:
     limit = min(search.settings.max_keypoints, max(2000, grey.size // 60))
     groups, singles = candidates.keypoint_candidates(grey, limit, search.settings.match_ratio)
-    _prove(search, "keypoints", groups)
     order = np.argsort(-singles.likeness, kind="stable")[:4000]
-    _prove(search, "keypoints", singles.take(order))
+    _prove(search, "keypoints", candidates.concatenate([groups, singles.take(order)]))
 
 
 def _search_objects(search: _Search) -> None:
@@ -283,9 +288,11 @@ def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -
         (copy.source, copy.target, copy.affine),
         (copy.target, copy.source, alignment.invert(copy.affine)),
     ):
-        if 2 * _overlap(a, source) > source.mask.sum() and 2 * _overlap(b, target) > target.mask.sum():
-            h, w = source.mask.shape
-            middle = np.array([[source.x + w / 2, source.y + h / 2]])
+        if _shared(a, source) and _shared(b, target):
+            # Where both have it: the middle of what the two boxes share.
+            x = (max(a.x, source.x) + min(a.x + a.mask.shape[1], source.x + source.mask.shape[1])) / 2
+            y = (max(a.y, source.y) + min(a.y + a.mask.shape[0], source.y + source.mask.shape[0])) / 2
+            middle = np.array([[x, y]])
             if np.abs(alignment.apply(known, middle) - alignment.apply(affine, middle)).max() < 6:
                 return True
     return False
@@ -326,6 +333,8 @@ def features(evidence: Evidence, votes: int, support: int, usual: float) -> dict
     """
     return {
         "fine": math.atanh(min(max(evidence.fine, -0.99), 0.99)),
+        "fine_core": math.atanh(min(max(evidence.fine_core, -0.99), 0.99)),
+        "grain_core": math.atanh(min(max(evidence.grain_core, -0.99), 0.99)),
         "grain": math.atanh(min(max(evidence.grain, -0.99), 0.99)),
         "support": math.log(max(support, 1)),
         "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
@@ -402,6 +411,11 @@ def _overlap(a: Region, b: Region) -> int:
     return int((part_a & b.mask[y0 - b.y : y1 - b.y, x0 - b.x : x1 - b.x]).sum())
 
 
+def _shared(a: Region, b: Region) -> bool:
+    """Whether two regions are one: they overlap by half of the smaller."""
+    return 2 * _overlap(a, b) > min(a.mask.sum(), b.mask.sum())
+
+
 def group_copies(copies: Sequence[Copy], shape: tuple[int, int]) -> list[Instance]:
     """Instances of copies: those that share a region belong to one content (graph of matches); best first.
 
@@ -419,7 +433,7 @@ def group_copies(copies: Sequence[Copy], shape: tuple[int, int]) -> list[Instanc
         for j in range(i):
             for one in (a.source, a.target):
                 for other in (copies[j].source, copies[j].target):
-                    if _overlap(one, other) > 0.5 * min(one.mask.sum(), other.mask.sum()):
+                    if _shared(one, other):
                         parent[root(i)] = root(j)
     groups: dict[int, list[Copy]] = {}
     for i, copy in enumerate(copies):
