@@ -106,30 +106,28 @@ def supcon(z: Tensor, squares: Tensor, members: Tensor, counts: Tensor, sums: Te
 class _LogSumExpOthers(torch.autograd.Function):
     """log sum_{a != i} exp(z_i . z_a / t) over the cells of each picture, padding left out.
 
-    The N x N matrix is the loss's cost, so its gradient is written out: one matrix product where autograd needs
-    two (the matrix is symmetric before the softmax), and one matrix kept instead of four.
+    The N x N matrix is the loss's cost, so its gradient is written out: one such matrix is made and kept, where
+    autograd makes four.
     """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor, valid: Tensor, temperature: float) -> Tensor:
-        weights = z @ z.transpose(1, 2)  # (B, N, N), turned into the softmax in place
-        # An anchor is not its own contrast, and padding is nobody's.
-        weights.div_(temperature).masked_fill_((valid == 0).unsqueeze(1), torch.finfo(z.dtype).min)
+        # Padding is nobody's contrast, and an anchor is not its own.
+        hidden = torch.where(valid == 0, torch.finfo(z.dtype).min, 0.0).unsqueeze(1)  # (B, 1, N)
+        weights = torch.baddbmm(hidden, z, z.transpose(1, 2), alpha=1 / temperature)  # (B, N, N), exp in place
         weights.diagonal(dim1=1, dim2=2).fill_(torch.finfo(z.dtype).min)
         largest = weights.amax(2, keepdim=True)
-        weights.sub_(largest).exp_()
-        total = weights.sum(2, keepdim=True)
-        weights.div_(total)
-        ctx.save_for_backward(z, weights)
+        total = weights.sub_(largest).exp_().sum(2)
+        ctx.save_for_backward(z, weights, total)
         ctx.temperature = temperature
-        return (largest + total.log()).squeeze(2)
+        return largest.squeeze(2) + total.log()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        z, weights = ctx.saved_tensors
-        both = weights * gradient.unsqueeze(2)
-        both.addcmul_(weights.transpose(1, 2), gradient.unsqueeze(1))  # each pair stands in the matrix twice
-        return both @ z / ctx.temperature, None, None
+        z, weights, total = ctx.saved_tensors
+        share = (gradient / (total * ctx.temperature)).unsqueeze(2)  # the softmax's denominator belongs to it
+        # Each pair stands in the matrix twice: as anchor with contrast and the other way round.
+        return torch.baddbmm(share * (weights @ z), weights.transpose(1, 2), share * z), None, None
 
 
 def uniformity(squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin: float) -> Tensor:

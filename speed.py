@@ -139,16 +139,17 @@ def cascade_rows(settings: SpeedSettings) -> list[Row]:
 
 
 def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: float = 0.07) -> "torch.Tensor":
-    """SupCon as usually written, with an N x N mask of positives per picture; and the two other terms by loops."""
+    """The same loss, picture by picture: SupCon as the SupContrast repository writes it, the other terms by loops."""
     import torch
 
     losses = []
     for picture, label in zip(z, labels, strict=True):
         picture, label = picture[label >= 0], label[label >= 0]
-        other = ~torch.eye(len(label), dtype=torch.bool)
-        positives = (label[:, None] == label[None, :]) & other
-        logits = picture @ picture.T / temperature
-        log_probability = logits - (logits.exp() * other).sum(1, keepdim=True).log()
+        similarity = picture @ picture.T / temperature
+        logits = similarity - similarity.max(dim=1, keepdim=True).values.detach()
+        others = 1.0 - torch.eye(len(label))
+        positives = (label[:, None] == label[None, :]).float() * others
+        log_probability = logits - torch.log((torch.exp(logits) * others).sum(1, keepdim=True))
         count = positives.sum(1)
         supcon = -((positives * log_probability).sum(1) / count.clamp(min=1))[count > 0].mean()
         centroids, spreads = [], []
