@@ -265,18 +265,16 @@ def calibrate(settings: CalibrateSettings) -> None:
     pictures = [p for folder in settings.data for p in choose(folder, settings.limit)]
     held = [p for folder in settings.authentic for p in choose(folder, settings.limit) if not p.forged]
     found = list(parallel(_facts, pictures + held, settings.workers))
-    authentic = [facts for facts, picture in zip(found, pictures + held, strict=True) if not picture.forged]
-    content = {"command": "python benchmark.py " + " ".join(sys.argv[1:]), **fit(found, authentic)}
+    content = {"command": "python benchmark.py " + " ".join(sys.argv[1:]), **fit(found)}
     config.write_json(settings.out, content)
     print(f"{settings.out}: {content['candidates']} candidates, thresholds {content['thresholds']}")
 
 
-def fit(
-    found: "Sequence[list[tuple[dict[str, float], int]]]", authentic: "Sequence[list[tuple[dict[str, float], int]]]"
-) -> dict[str, Any]:
-    """Logistic model over all candidates (facts, 0 or 1), and thresholds from those of the authentic pictures.
+def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]:
+    """Logistic model over all candidates (facts, 0 or 1) of each picture, and thresholds from the false ones.
 
     The thresholds use scores from a five-fold cross-fit over pictures, so that the model never saw what it judges.
+    The false candidates of forged pictures count as those of authentic ones do: a repeat is a repeat.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -296,17 +294,16 @@ def fit(
     odds = cross_val_predict(
         LogisticRegression(C=0.02, max_iter=5000), x, y, groups=groups, cv=GroupKFold(5), method="decision_function"
     )
-    place = {id(picture): index for index, picture in enumerate(found)}
-    best = np.sort([odds[groups == place[id(p)]].max(initial=-20.0) for p in authentic])[::-1]
+    best = np.sort([odds[(groups == k) & (y == 0)].max(initial=-20.0) for k in range(len(found))])[::-1]
     return {
-        "pictures": {"all": len(found), "authentic": len(authentic)},
+        "pictures": len(found),
         "candidates": {"true": int(y.sum()), "false": int((1 - y).sum())},
         "features": list(FEATURES),
         "mean": mean.tolist(),
         "spread": spread.tolist(),
         "intercept": float(model.intercept_[0]),
         "weights": model.coef_[0].tolist(),
-        # share of authentic pictures with a false alarm, log-odds of the score
+        # share of pictures with a false alarm, log-odds of the score
         "thresholds": [[share, _tail(best, share)] for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
     }
 

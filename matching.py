@@ -21,6 +21,7 @@ from config import InputError, MatchingSettings, read_json
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
+LOSSLESS_GRAIN = math.atanh(0.85)  # grain correlation of a copy in a picture that holds bit-identical copies
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = (
@@ -191,9 +192,21 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
     threshold = score_threshold(settings.max_false_alarms)
     order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
     copies = tuple(search.copies[i] for i in order)
-    instances = group_copies([copy for copy in copies if copy.score >= threshold], image.shape[:2])
+    facts = tuple(search.evidence[i] for i in order)
+    kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
+    if any(copies[k].kind == "exact" for k in kept):
+        kept = [k for k in kept if copies[k].kind == "exact" or _fits_lossless(facts[k])]
+    instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
-    return Matches(tuple(instances), search.complete, search.seconds, copies, tuple(search.evidence[i] for i in order))
+    return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
+
+
+def _fits_lossless(facts: dict[str, float]) -> bool:
+    """Whether a copy may stand beside bit-identical ones: nothing was compressed since, so it must share the grain.
+
+    What merely repeats in such a picture (windows, goods on a shelf) does not.
+    """
+    return facts["grain_core"] > LOSSLESS_GRAIN
 
 
 # The searches ---------------------------------------------------------------------------------------------------
