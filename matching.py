@@ -21,7 +21,7 @@ from config import InputError, MatchingSettings, read_json
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
-LOSSLESS_GRAIN = math.atanh(0.85)  # grain correlation of a copy in a picture that holds bit-identical copies
+LOSSLESS_GRAIN = math.atanh(0.92)  # grain correlation of a copy in a picture that holds bit-identical copies
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = (
