@@ -325,11 +325,13 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
     import numpy as np
 
     from dataset import read_image, read_masks
-    from matching import find_instances
+    from exact import find_exact
+    from matching import beside_exact, find_instances
 
     cv2.setNumThreads(1)
     image = read_image(picture.image)
     shape = image.shape[:2]
+    lossless = any(copy.blocks > 220 for copy in find_exact(image))
     kinds = ("keypoints", "objects", "dense")
     found = find_instances(image, MatchingSettings(seconds_per_image=120.0, matching_kinds=kinds))
     true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
@@ -339,8 +341,11 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
         inside = [min((source & t).sum() / source.sum(), (target & t).sum() / target.sum()) for t in true]
         if max(inside, default=0.0) > 0.35:
             rows.append((fact, 1))
-        elif min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum():
-            rows.append((fact, 0))  # what lies between is neither
+            continue
+        apart = min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum()
+        # What lies between is neither; what cannot count beside bit-identical copies is no false candidate either.
+        if apart and (not lossless or beside_exact(fact)):
+            rows.append((fact, 0))
     return rows
 
 

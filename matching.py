@@ -195,13 +195,13 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
     facts = tuple(search.evidence[i] for i in order)
     kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
     if any(copies[k].kind == "exact" for k in kept):
-        kept = [k for k in kept if copies[k].kind == "exact" or _fits_lossless(facts[k])]
+        kept = [k for k in kept if copies[k].kind == "exact" or beside_exact(facts[k])]
     instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
     return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
 
 
-def _fits_lossless(facts: dict[str, float]) -> bool:
+def beside_exact(facts: dict[str, float]) -> bool:
     """Whether a copy may stand beside bit-identical ones: nothing was compressed since, so it must share the grain.
 
     What merely repeats in such a picture (windows, goods on a shelf) does not.
