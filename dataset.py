@@ -16,11 +16,12 @@ import atexit
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import random
 import signal
-import struct
+import stat
 import sys
 import warnings
 import zlib
@@ -46,6 +47,11 @@ _PARTS = frozenset(
 )
 PADDING = (124, 116, 104)  # RGB of what is not picture: the ImageNet mean, which normalisation turns into zero
 BACKGROUND, IGNORED = 0, -1  # grid labels that are no instance
+# Pillow knows many more kinds; one of them (EPS) would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
+MOST_BYTES = 4  # largest decoded picture, in bytes for each pixel of the limit in megapixels: 8 bit with alpha
+MOST_INSTANCES = 1000  # in one mask: each is a layer of the picture's size in memory
+BLOCK = 1 << 20  # values that are converted at once
 
 # Finding --------------------------------------------------------------------------------------------------------
 
@@ -126,11 +132,19 @@ def _masked(folder: Path, mask_folder: Path, prefix: str = "") -> list[Picture]:
 def picture_files(folder: Path, suffixes: frozenset[str] = PICTURE_SUFFIXES) -> dict[str, Path]:
     """Files with one of the suffixes at any depth, by id (see `Picture`); empty where there is no such folder.
 
+    Links to folders are followed, but no folder is entered twice.
+
     Raises:
         InputError: two files have one id, or a data set with masks lies inside.
     """
     found: dict[str, Path] = {}
+    seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link led back here, perhaps in a loop
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if inner := _PARTS & set(folders):
             raise InputError(f"{parent} holds a data set ({', '.join(sorted(inner))}); give that folder itself")
@@ -147,11 +161,11 @@ def picture_files(folder: Path, suffixes: frozenset[str] = PICTURE_SUFFIXES) -> 
 
 def _base(image: Path, id: str) -> str:
     note = image.with_suffix(".json")
+    if not note.is_file():
+        return id
     try:
         value = json.loads(note.read_text())
-    except FileNotFoundError:
-        return id
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise InputError(f"{note} lies beside a picture but is not JSON ({fault}); mend it or move it away") from None
     base = value.get("base", id) if isinstance(value, dict) else id
     if not isinstance(base, str):
@@ -235,54 +249,94 @@ class _Header:
     orientation: int  # EXIF, 1 to 8
 
 
-def _read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
-    """Size and kind of a picture, without decoding it."""
-    Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises about a file into one line: at files from strangers, parsers meet indices out of
+    range, numbers that are none, nesting too deep, and sizes that no memory holds."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        if not start:
-            raise InputError(f"cannot read {path}: the file is empty")
-        if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            # Pillow does not know every TIFF that OpenCV reads, nor does it turn them alike in all versions.
-            format, (height, width, orientation) = "TIFF", _read_tiff_header(path)
-        else:
-            with Image.open(path) as picture:
-                (width, height), format = picture.size, picture.format or ""
-                # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
-                exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
-                orientation = exif.get(ExifTags.Base.Orientation, 1)
+        yield
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(
             f"cannot read {path}: it is not a picture of a known format, or its header is damaged"
         ) from None
-    except (OSError, SyntaxError) as fault:
-        raise _unreadable(path, fault) from None
-    if height * width > max_megapixels * 1e6:
-        raise InputError(
-            f"{path} is {width} x {height} px, {height * width / 1e6:.3g} megapixels; the limit is "
-            f"{max_megapixels:g} (--max-megapixels)"
-        )
+    except MemoryError:
+        raise InputError(f"cannot read {path}: there is not enough memory for what it claims to hold") from None
+    except Exception as fault:
+        reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else " ".join(str(fault).split())
+        raise InputError(f"cannot read {path}: {reason or type(fault).__name__}") from None
+
+
+def _read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
+    """Size and kind of a picture, without decoding it."""
+    Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
+    with _parsing(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd metadata
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading from a pipe or a device may never end
+            raise InputError(f"cannot read {path}: it is not a regular file")
+        with open(path, "rb") as file:
+            start = file.read(26)
+        if not start:
+            raise InputError(f"cannot read {path}: the file is empty")
+        if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            # Pillow does not know every TIFF that OpenCV reads, nor does it turn them alike in all versions.
+            format, (height, width, orientation, depth) = "TIFF", _read_tiff_header(path)
+        else:
+            with Image.open(path, formats=FORMATS) as picture:
+                (width, height), format = picture.size, picture.format or ""
+                depth = _bytes_per_pixel(picture, start)
+                # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
+                exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
+    _check_size(path, (height, width), depth, status.st_size, max_megapixels)
     if orientation in range(5, 9):
         height, width = width, height
     return _Header(format, height, width, orientation if orientation in range(1, 9) else 1)
 
 
-def _read_tiff_header(path: Path) -> tuple[int, int, int]:
-    """(height, width, orientation) of the first page, height and width as stored."""
+def _read_tiff_header(path: Path) -> tuple[int, int, int, int]:
+    """(height, width, orientation, bytes per pixel) of the first page, height and width as stored."""
     import tifffile
 
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            return page.imagelength, page.imagewidth, int(page.tags.valueof("Orientation", 1))
-    except (tifffile.TiffFileError, IndexError, ValueError, KeyError, TypeError, struct.error) as fault:
-        raise InputError(f"cannot read {path}: its TIFF header is damaged ({fault})") from None
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells every odd tag on stderr
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        values = page.imagelength, page.imagewidth, page.samplesperpixel, page.bitspersample
+        orientation = page.tags.valueof("Orientation", 1)
+    if not all(isinstance(value, int) and value > 0 for value in values):
+        raise InputError(f"cannot read {path}: its TIFF header is damaged (size {values[1]} x {values[0]})")
+    height, width, samples, bits = values
+    return height, width, orientation if isinstance(orientation, int) else 1, samples * -(-bits // 8)
 
 
-def _unreadable(path: Path, fault: Exception) -> InputError:
-    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
-    return InputError(f"cannot read {path}: {reason}")
+def _bytes_per_pixel(picture: Image.Image, start: bytes) -> int:
+    """What a decoded pixel takes; `start`: the first 26 bytes of the file."""
+    if picture.format == "PNG":  # Pillow tells 8 bit of a 16-bit colour picture
+        bits, kind = start[24], start[25]
+        return {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}.get(kind, 4) * (2 if bits == 16 else 1)
+    deep = picture.format in ("JPEG2000", "PPM") or picture.mode.startswith(("I", "F"))
+    return len(picture.getbands()) * (2 if deep else 1)
+
+
+def _check_size(path: Path, shape: tuple[int, int], depth: int, size: int, max_megapixels: float) -> None:
+    """Refuse what would take too much memory: too many pixels, too many bytes of them, or too large a file."""
+    (height, width), limit = shape, f"the limit is {max_megapixels:g} (--max-megapixels)"
+    if height * width > max_megapixels * 1e6:
+        raise InputError(f"{path} is {width} x {height} px, {height * width / 1e6:.3g} megapixels; {limit}")
+    most = max_megapixels * MOST_BYTES  # 10^6 bytes
+    if height * width * depth > most * 1e6:
+        raise InputError(
+            f"{path} is {width} x {height} px of {depth} bytes, which count as "
+            f"{height * width * depth / MOST_BYTES / 1e6:.3g} megapixels; {limit}"
+        )
+    if size > 2 * most * 1e6:
+        raise InputError(f"{path} has {size / 1e6:.3g} MB, far more than a picture of the limit takes; {limit}")
+
+
+def _unreadable(path: Path, fault: OSError) -> InputError:
+    return InputError(f"cannot read {path}: {fault.strerror or fault}")
 
 
 def _check_complete(path: Path, format: str) -> None:
@@ -327,16 +381,26 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
     path = Path(path)
     header = _read_header(path, max_megapixels)
     _check_complete(path, header.format)
-    pixels, premultiplied = _decode(path, header)
-    pixels = _to_8_bit(pixels)
-    if pixels.ndim == 2:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    rgb = cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB)
-    if pixels.shape[2] == 3:
-        return rgb
-    rgb, alpha = rgb.astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-    over = rgb if premultiplied else (rgb * alpha + 127) // 255
-    return np.minimum(over + (255 - alpha), 255).astype(np.uint8)
+    with _parsing(path):
+        pixels, premultiplied = _decode(path, header)
+        pixels = _to_8_bit(pixels)
+        if pixels.ndim == 2:
+            return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+        if pixels.shape[2] == 3:
+            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        over_white = np.empty((*pixels.shape[:2], 3), np.uint8)
+        for rows in _blocks(pixels):
+            rgb, alpha = pixels[rows, :, 2::-1].astype(np.uint16), pixels[rows, :, 3:].astype(np.uint16)
+            over = rgb if premultiplied else (rgb * alpha + 127) // 255
+            over_white[rows] = np.minimum(over + (255 - alpha), 255)
+        return over_white
+
+
+def _blocks(pixels: np.ndarray) -> Iterator[slice]:
+    """Rows in blocks, so that what is computed on the way stays small beside a large picture."""
+    rows = max(1, BLOCK // max(1, math.prod(pixels.shape[1:])))
+    for start in range(0, len(pixels), rows):
+        yield slice(start, start + rows)
 
 
 def _decode(path: Path, header: _Header) -> tuple[np.ndarray, bool]:
@@ -359,7 +423,7 @@ def _decode_with_opencv(path: Path) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as fault:
-        raise InputError(f"cannot read {path}: {fault.err or fault}") from None
+        raise InputError(f"cannot read {path}: {' '.join((fault.err or str(fault)).split())}") from None
     if pixels is None or pixels.size == 0:
         raise InputError(f"cannot read {path}: it is damaged, cut off, or of a kind that OpenCV cannot read")
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
@@ -368,14 +432,9 @@ def _decode_with_opencv(path: Path) -> np.ndarray:
 
 
 def _decode_with_pillow(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")  # about odd metadata
-            picture.load()
-    except UnidentifiedImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as fault:
-        raise _unreadable(path, fault) from None
+    with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+        warnings.simplefilter("ignore")  # about odd metadata
+        picture.load()
     return picture
 
 
@@ -400,20 +459,35 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     """uint8 of the same shape; the rule is told in `read_image`."""
     if pixels.dtype == np.uint8:
         return pixels
+    result = np.empty(pixels.shape, np.uint8)
     if pixels.dtype == np.uint16:
         largest = 2 ** max(8, int(pixels.max()).bit_length()) - 1
-        return np.rint(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)[pixels]
-    values = pixels.astype(np.float64)
-    finite = np.isfinite(values)
-    values[~finite] = values[finite].min() if finite.any() else 0
-    low, high = values.min(), values.max()
+        table = np.rint(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)
+        for rows in _blocks(pixels):
+            result[rows] = table[pixels[rows]]
+        return result
+    low, high = _finite_range(pixels)
     if low >= 0 and np.issubdtype(pixels.dtype, np.integer):
         low, high = 0, 2 ** max(8, int(high).bit_length()) - 1
     elif low >= 0 and high <= 255:
         low, high = 0, 1 if high <= 1 else 255
-    values = np.rint((values - low) / ((high - low) or 1) * 255)
-    values[~finite] = 0
-    return values.astype(np.uint8)
+    for rows in _blocks(pixels):
+        values = pixels[rows].astype(np.float64)
+        finite = np.isfinite(values)
+        # Halves, since the difference of two floats may be beyond all floats.
+        share = (np.where(finite, values, low) / 2 - low / 2) / ((high / 2 - low / 2) or 1)
+        result[rows] = np.where(finite, np.rint(share * 255), 0)
+    return result
+
+
+def _finite_range(pixels: np.ndarray) -> tuple[float, float]:
+    """Least and largest of the values that are finite; 0 and 0 where none is."""
+    ranges = []
+    for rows in _blocks(pixels):
+        values = pixels[rows][np.isfinite(pixels[rows])]
+        if values.size:
+            ranges += [float(values.min()), float(values.max())]
+    return min(ranges, default=0.0), max(ranges, default=0.0)
 
 
 def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -457,10 +531,13 @@ def _check_mask_shape(path: Path, picture: tuple[int, int]) -> None:
             f"{path} has the shape {shape}, its picture is {picture[0]} rows x {picture[1]} columns; "
             "a mask must be (K, H, W) or (H, W) of its picture's size"
         )
+    _check_instances(path, shape[0] if len(shape) == 3 else 1)
 
 
 def _read_npy_shape(path: Path) -> tuple[int, ...]:
     advice = "save the mask with numpy.save as an array of 0 and 1"
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot read {path}: it is not a regular file")
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -469,9 +546,11 @@ def _read_npy_shape(path: Path) -> tuple[int, ...]:
             bytes_left = path.stat().st_size - file.tell()
     except OSError as fault:
         raise _unreadable(path, fault) from None
-    except (ValueError, EOFError) as fault:
-        pickled = _read_bytes(path)[:1] == b"\x80"
-        reason = "it is a pickle, which may run code and is never loaded" if pickled else fault
+    except Exception as fault:  # numpy parses a text of Python: its tokens, syntax, nesting and size may all be wrong
+        with open(path, "rb") as file:
+            pickled = file.read(1) == b"\x80"
+        reason = " ".join(str(fault).split()) or type(fault).__name__
+        reason = "it is a pickle, which may run code and is never loaded" if pickled else reason
         raise InputError(f"cannot read {path}: {reason}; {advice}") from None
     if dtype.hasobject:
         raise InputError(
@@ -485,19 +564,23 @@ def _read_npy_shape(path: Path) -> tuple[int, ...]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
+    with _parsing(path):
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
-        raise _unreadable(path, fault) from None
+
+
+def _check_instances(path: Path, count: int) -> None:
+    if count > MOST_INSTANCES:
+        raise InputError(f"{path} holds {count} instances; at most {MOST_INSTANCES} are read, each a layer in memory")
 
 
 def _read_mask_picture(path: Path) -> np.ndarray:
     header = _read_header(path)
-    if header.format == "TIFF":
-        values = _decode(path, header)[0]
-    else:
-        picture = _decode_with_pillow(path)
-        values = _upright(np.asarray(picture), header.orientation)  # of a palette the indices
+    with _parsing(path):
+        if header.format == "TIFF":
+            values = _decode(path, header)[0]
+        else:
+            picture = _decode_with_pillow(path)
+            values = _upright(np.asarray(picture), header.orientation)  # of a palette the indices
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if (values[..., -1] != np.iinfo(values.dtype).max).any():
             raise InputError(f"{path} has transparent parts; a mask is black and white or a label map")
@@ -527,6 +610,7 @@ def _split_labels(path: Path, values: np.ndarray) -> np.ndarray:
         ).any():
             return (values > full / 2)[None]
     if labels[-1] <= 64 or len(labels) == labels[-1]:
+        _check_instances(path, len(labels))
         return values[None] == labels[:, None, None]
     raise InputError(
         f"{path} holds {len(labels)} values from {labels[0]} to {labels[-1]}, neither black and white nor a label map "

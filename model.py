@@ -350,12 +350,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _torch_load(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise InputError(f"{path} holds compressed parts, which torch never writes; it is not unpacked")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} holds more than weights and plain values, or is damaged; it is not loaded, for it could run code"
         ) from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as fault:
+    except Exception as fault:  # a damaged pickle also ends in IndexError, TypeError, AssertionError, struct.error
         raise InputError(
             f"{path} is truncated or not a checkpoint ({str(fault).partition(chr(10))[0] or type(fault).__name__})"
         ) from None
@@ -369,9 +375,36 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[ForgeryModel, d
     """
     content = load_checkpoint(path)
     state = content["model"]
-    settings = from_dict(ModelSettings, state["settings"] | ({"backbone": backbone} if backbone else {}))
-    # A trained backbone comes with the checkpoint; only a frozen one is looked for on this machine.
-    trained = random_backbone(**state["backbone_config"]) if state["backbone_config"] else None
-    model = ForgeryModel(settings, trained)
-    load_model_state(model, content["model"], path)
+    try:
+        settings = from_dict(ModelSettings, state["settings"] | ({"backbone": backbone} if backbone else {}))
+        _check_sizes(state, settings, path)
+        # A trained backbone comes with the checkpoint; only a frozen one is looked for on this machine.
+        trained = random_backbone(**state["backbone_config"]) if state["backbone_config"] else None
+        model = ForgeryModel(settings, trained)
+        load_model_state(model, content["model"], path)
+    except InputError:
+        raise
+    except Exception as fault:
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        raise InputError(f"{path} does not describe a model of this project ({reason})") from fault
     return model.eval(), content
+
+
+def _check_sizes(state: dict[str, Any], settings: ModelSettings, path: Path) -> None:
+    """Compare the sizes that a checkpoint claims with those of its tensors, before any memory is taken for them.
+
+    Raises:
+        InputError: they differ.
+    """
+    claimed = [*settings.head_widths, settings.embedding_size]
+    there = [len(value) for value in state["head"].values() if value.ndim == 2]
+    if claimed == there and state["backbone_config"]:
+        claimed = state["backbone_config"]["num_hidden_layers"]
+        there = len({name.split(".")[2] for name in state["backbone"] if name.startswith("encoder.layer.")})
+        if claimed == there:
+            with torch.device("meta"):
+                skeleton = random_backbone(**state["backbone_config"]).state_dict()
+            claimed = {name: tuple(value.shape) for name, value in skeleton.items()}
+            there = {name: tuple(value.shape) for name, value in state["backbone"].items()}
+    if claimed != there:
+        raise InputError(f"{path} was made with another head or backbone than its settings say, or is damaged")

@@ -3,13 +3,23 @@
 A figure is one raster image of a page, taken with its own pixels. Images that touch or nearly touch (panels of one
 figure, strips that a program cut a picture into) are one figure: the page is drawn there at the resolution of the
 finest of them, at most `MOST_DPI`. Figures drawn of lines and text alone are not extracted.
+
+PDFium is a large library and PDFs come from strangers: it runs in a process of its own, with little time and memory.
+A file of 1 KB can ask for hours (forms drawn within forms), one of 2 MB for many GB (packed page contents).
 """
 
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +32,10 @@ LEAST_SIDE = 64  # smaller images (icons, logos, rules) are left out, pixels
 GAP = 6.0  # images nearer than this are one figure, points
 MOST_DPI = 600.0  # finest resolution at which a figure of several images is drawn
 POINTS_PER_INCH = 72.0
+PAGE_SECONDS = 8  # most processor time for one page
+ALL_SECONDS = 300  # most processor time for all pages
+MEMORY = 2 << 30  # most memory, bytes
+MOST_FIGURES = 5000  # in one file
 _STEPS = 16  # positions are taken from PDFium in sixteenths of a point
 
 Box = tuple[float, float, float, float]
@@ -45,22 +59,66 @@ class _Placed:
 
 
 def find_figures(path: Path) -> list[Figure]:
-    """Figures of all pages, in reading order. Raises InputError where the file is damaged or locked."""
-    with _document(path) as document:
-        return [
-            Figure(number, k, _union([placed.box for placed in group]))
-            for number in range(1, len(document) + 1)
-            for k, group in enumerate(_groups(document[number - 1]), 1)
-        ]
+    """Figures of all pages, in reading order.
+
+    Raises:
+        InputError: the file is damaged or locked, or takes more time, memory or figures than is allowed.
+    """
+    return [Figure(page, figure, tuple(box)) for page, figure, box in _ask("figures", path)[0]]
 
 
 def read_figure(path: Path, page: int, figure: int, max_megapixels: float = 200.0) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB of one figure of `find_figures`.
 
     Raises:
-        InputError: there is no such figure, it is larger than `max_megapixels`, or the file is damaged.
+        InputError: there is no such figure, it is larger than `max_megapixels`, or as `find_figures` does.
     """
+    return _ask("pixels", path, page, figure, max_megapixels)[1]
+
+
+def _ask(kind: str, path: Path, *where: Any) -> tuple[Any, np.ndarray | None]:
+    """Ask this file as a program, in a process of its own: the JSON of its answer, and the pixels where it has some.
+
+    Raises:
+        InputError: there is no answer.
+    """
+    command = [sys.executable, __file__, kind, str(path), *map(str, where)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        head, pixels = process.stdout.readline(), None
+        if kind == "pixels" and head:
+            pixels = np.empty(json.loads(head), np.uint8)
+            process.stdout.readinto(memoryview(pixels).cast("B"))
+        said = process.stderr.read().decode("utf-8", "surrogateescape").strip().split("\n")[-1]
+    status = process.returncode
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise InputError(
+            f"cannot read {path}: a page takes longer than {PAGE_SECONDS} s, or all more than {ALL_SECONDS} s"
+        )
+    if status < 0:
+        raise InputError(f"cannot read {path}: PDFium failed, perhaps for more than {MEMORY >> 30} GiB of memory")
+    if status:
+        raise InputError(said)
+    return json.loads(head), pixels
+
+
+def figures_of(path: Path) -> list[Figure]:
+    """As `find_figures`, but in this process."""
+    found: list[Figure] = []
     with _document(path) as document:
+        for number in range(1, len(document) + 1):
+            _grant_time()
+            boxes = [_union([placed.box for placed in group]) for group in _groups(document[number - 1])]
+            found += [Figure(number, k, box) for k, box in enumerate(boxes, 1)]
+            if len(found) > MOST_FIGURES:
+                raise InputError(f"{path} holds more than {MOST_FIGURES} figures; split it into smaller files")
+    return found
+
+
+def pixels_of(path: Path, page: int, figure: int, max_megapixels: float) -> np.ndarray:
+    """As `read_figure`, but in this process."""
+    with _document(path) as document:
+        _grant_time()
         groups = _groups(document[page - 1]) if 1 <= page <= len(document) else []
         if not 1 <= figure <= len(groups):
             raise InputError(f"{path} has no figure {figure} on page {page}; was it changed during the run?")
@@ -68,6 +126,13 @@ def read_figure(path: Path, page: int, figure: int, max_megapixels: float = 200.
         if len(group) == 1:
             return _own_pixels(path, group[0], max_megapixels)
         return _drawn(document[page - 1], group, max_megapixels)
+
+
+def _grant_time() -> None:
+    """Processor time for one more page, where this process is the guarded one."""
+    if __name__ == "__main__":
+        soft = min(int(time.process_time()) + PAGE_SECONDS + 1, ALL_SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, ALL_SECONDS))
 
 
 @contextmanager
@@ -174,3 +239,29 @@ def _union(boxes: list[Box]) -> Box:
 
 def _near(a: Box, b: Box) -> bool:
     return a[0] - GAP < b[2] and b[0] - GAP < a[2] and a[1] - GAP < b[3] and b[1] - GAP < a[3]
+
+
+def _answer(question: list[str]) -> None:
+    """Answer one question of `_ask` on stdout: a line of JSON, and after it the pixels."""
+    kind, path, *where = question
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _grant_time()
+    if kind == "figures":
+        print(json.dumps([astuple(figure) for figure in figures_of(Path(path))]))
+        return
+    pixels = pixels_of(Path(path), int(where[0]), int(where[1]), float(where[2]))
+    print(json.dumps(pixels.shape), flush=True)
+    sys.stdout.buffer.write(np.ascontiguousarray(pixels).data)
+
+
+if __name__ == "__main__":
+    try:
+        _answer(sys.argv[1:])
+    except MemoryError:
+        sys.exit(f"cannot read {sys.argv[2]}: it needs more than {MEMORY >> 30} GiB of memory")
+    except InputError as refusal:
+        sys.stderr.buffer.write(os.fsencode(str(refusal)))  # the path may hold bytes that are not UTF-8
+        sys.exit(1)
+    except Exception as fault:  # numbers that are none, sizes of zero: whatever PDFium hands on of a damaged file
+        sys.exit(f"cannot read {sys.argv[2]}: {type(fault).__name__}: {' '.join(str(fault).split())}")

@@ -175,6 +175,31 @@ def test_forged_pictures_and_masks_never_pass_for_authentic_ones(tmp_path):
             find_pictures(root / part)
 
 
+def test_links_in_a_loop_pipes_and_folders_named_like_files(tmp_path):
+    root = plain_folder(tmp_path / "set", 1)
+    (root / "authentic" / "loop").symlink_to(root / "authentic")
+    (root / "authentic" / "again").symlink_to(tmp_path / "other")
+    save(tmp_path / "other" / "5.png", noise(60, 90, 5))
+    (tmp_path / "other" / "back").symlink_to(tmp_path / "other")
+    (root / "authentic" / "folder.png").mkdir()
+    (root / "authentic" / "0.json").mkdir()
+    assert [p.id for p in find_pictures(root) if not p.forged] == ["0", "again__5"]
+    os.mkfifo(root / "authentic" / "pipe.png")
+    os.mkfifo(root / "authentic" / "pipe.json")
+    good, bad = readable_pictures(find_pictures(root), data_settings(root, skip_unreadable=True))
+    assert len(good) == 3 and len(bad) == 1 and "pipe.png: it is not a regular file" in bad[0]
+    os.mkfifo(tmp_path / "m.npy")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_masks(tmp_path / "m.npy", (60, 90))
+
+
+def test_json_nested_too_deep_is_named(tmp_path):
+    save(tmp_path / "a.png", noise(4, 5))
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"a\.json lies beside a picture but is not JSON"):
+        find_pictures(tmp_path)
+
+
 # Splitting ------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +423,85 @@ def test_size_limit_is_told_by_the_header(tmp_path, monkeypatch):
         read_image(path)
 
 
+def png_header(path, width, height, bits, kind):
+    """A PNG with a header, no pixels, and its end."""
+
+    def chunk(name, content):
+        return len(content).to_bytes(4, "big") + name + content + dataset.zlib.crc32(name + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, kind, 0, 0, 0])
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+def test_deep_pictures_count_by_their_bytes(tmp_path, monkeypatch):
+    """13,000 x 13,000 px with four channels of 16 bit are 1.35 GB, decoded out of 1.3 MB."""
+    path = png_header(tmp_path / "x.png", 13_000, 13_000, 16, 6)
+    with pytest.raises(InputError, match=r"13000 x 13000 px of 8 bytes, which count as 338 megapixels; .*--max-mega"):
+        read_image(path)
+    with pytest.raises(InputError, match="damaged"):  # within the limit: decoded, and only then found to be empty
+        read_image(png_header(path, 100, 100, 16, 6))
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((100, 100, 3)), photometric="rgb")
+    with pytest.raises(InputError, match=r"of 24 bytes, which count as 0\.06 megapixels; the limit is 0\.05"):
+        read_image(tmp_path / "x.tif", 0.05)
+
+
+def test_a_file_far_larger_than_its_picture_is_not_read(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", noise(30, 40))
+    os.truncate(path, 2_000_000_000)  # sparse: it takes no place on the disk
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
+    with pytest.raises(InputError, match=r"2e\+03 MB, far more than a picture of the limit.*--max-megapixels"):
+        read_image(path)
+
+
+def test_an_eps_in_disguise_starts_no_ghostscript(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(ghostscript))
+    path = tmp_path / "m.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n%%EOF\n")
+    for read in (read_image, lambda path: read_masks(path, (6, 8))):
+        with pytest.raises(InputError, match="not a picture of a known format"):
+            read(path)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("values", [[-1.7e308, 0, 1.7e308], [-3e38, 0, 3e38]])
+def test_the_largest_floats(tmp_path, values):
+    tifffile.imwrite(tmp_path / "x.tif", np.array([values], np.float64))
+    assert read_image(tmp_path / "x.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("dtype, channels", [(np.uint16, 4), (np.float32, 3)])
+def test_conversion_takes_little_memory_beside_the_picture(dtype, channels):
+    import tracemalloc
+
+    pixels = np.random.default_rng(0).integers(0, 60_000, (1500, 2000, channels)).astype(dtype)
+    tracemalloc.start()
+    result = dataset._to_8_bit(pixels)
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    assert peak < 40 * dataset.BLOCK, peak  # bytes; the whole picture as float64 would be 72 or 96 MB
+    expected = pixels[::500, ::500] / (65535 if dtype == np.uint16 else 1)
+    if dtype == np.float32:
+        expected = (expected - pixels.min()) / (pixels.max() - pixels.min())
+    assert np.abs(result[::500, ::500] - 255 * expected).max() <= 0.51
+
+
+def test_tiff_with_a_size_that_is_no_number(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((40, 56), np.uint8))
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    at = data.index(b"\x00\x01")  # ImageWidth (256), little endian: type, count
+    assert data[at + 2 : at + 8] in (b"\x03\0\x01\0\0\0", b"\x04\0\x01\0\0\0")
+    data[at + 4 : at + 8] = (2).to_bytes(4, "little")  # two values instead of one
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.tif"):
+        read_image(tmp_path / "x.tif")
+
+
 # Reading masks --------------------------------------------------------------------------------------------------
 
 
@@ -492,6 +596,39 @@ def test_bad_masks(tmp_path):
         read_masks(path, (6, 8))
     with pytest.raises(InputError, match=r"(3, 4).*6 rows x 8 columns"):
         read_masks(save(tmp_path / "m.png", np.zeros((3, 4), np.uint8)), (6, 8))
+
+
+def npy(header, version=1, length=None):
+    """A .npy file with this text as its header."""
+    size = (len(header) if length is None else length).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8"),  # a bracket stays open
+        npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8)}", 2, 2**32 - 1),  # 4 GB of header
+        npy(b"(" * 9000),
+        npy(b"{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (6, 8)}"),
+        npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-6, 8)}"),
+    ],
+)
+def test_hostile_npy_headers_are_one_line(tmp_path, content):
+    path = tmp_path / "m.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.npy") as caught:
+        read_masks(path, (6, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_instances_are_refused_before_they_take_memory(tmp_path):
+    """A label map of 256 x 256 px with 65,535 instances is 130 KB on disk, and 4.3 GB as layers."""
+    labels = np.arange(40 * 56, dtype=np.uint16).reshape(40, 56)
+    with pytest.raises(InputError, match="2239 instances; at most 1000"):
+        read_masks(save(tmp_path / "m.png", labels), (40, 56))
+    with pytest.raises(InputError, match="1001 instances; at most 1000"):
+        read_masks(save_npy(tmp_path / "m.npy", np.ones((1001, 2, 3), np.uint8)), (2, 3))
 
 
 class Trap:

@@ -3,6 +3,7 @@
 import errno
 import pickle
 import time
+import zipfile
 
 import pytest
 import torch
@@ -191,6 +192,29 @@ def test_bad_checkpoints_are_one_clear_line(backbone, tmp_path):
         m.load_model(path)
     checkpoint(backbone, path, backbone_fingerprint="0")
     with pytest.raises(InputError, match="trained on a backbone whose weights differ"):
+        m.load_model(path)
+
+
+def test_hostile_checkpoints_are_one_clear_line(backbone, tmp_path):
+    path, packed = tmp_path / "c.pt", tmp_path / "packed.pt"
+    state = checkpoint(backbone, path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in whole.namelist():
+            other.writestr(name, whole.read(name))
+    with pytest.raises(InputError, match="compressed parts"):  # 4 MB may unpack to 4 GB
+        m.load_model(packed)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(packed, "w") as other:
+        for name in whole.namelist():
+            other.writestr(
+                name, b"\x80\x02s." if name.endswith("data.pkl") else whole.read(name)
+            )  # pops an empty stack
+    with pytest.raises(InputError, match="truncated or not a checkpoint"):
+        m.load_model(packed)
+    checkpoint(backbone, path, settings=dict(state["settings"], head_widths=[10**9]))
+    with pytest.raises(InputError, match="another head"):
+        m.load_model(path)
+    checkpoint(backbone, path, settings=None)
+    with pytest.raises(InputError, match="does not describe a model"):
         m.load_model(path)
 
 
