@@ -115,6 +115,10 @@ class ModelSettings:
 
     backbone: str = "facebook/dinov2-base"  # hub name, local folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small one that ships
     image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; the grid has side / 14 cells
+    preset: Literal["method", "self-correlation"] = "method"  # what the head sees of a cell: its token; or also where in the picture the token stands again
+    neighbours: int = 6  # preset self-correlation: most similar cells that are looked at for each cell
+    exclusion: int = 2  # preset self-correlation: cells this near are no match, in cells (the larger of rows and columns)
+    correlation_width: int = 48  # preset self-correlation: channels of the two convolutions over the similarities
     head_widths: tuple[int, ...] = (1024, 768)  # hidden widths of the MLP head
     embedding_size: int = 512  # length of the unit vector of each cell
     unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen
@@ -134,6 +138,7 @@ class LossSettings:
     supcon_weight: float = 1.2  # weight of the supervised contrastive loss
     separation_weight: float = 1.0  # weight of the separation loss
     uniformity_weight: float = 0.5  # weight of the uniformity loss
+    balance: bool = False  # supervised contrastive loss: mean over labels of the mean over a label's cells, instead of the mean over all cells
     temperature: float = 0.07  # of the supervised contrastive loss
     separation_margin: float = 2.0  # distance between centroids under which they repel; 2 is the unit sphere's diameter, so this hinge never closes
     uniformity_margin: float = 0.1  # mean squared distance to the centroid above which a label's cells are pulled in
@@ -233,6 +238,25 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class PretrainSettings:
+    """Teach a small backbone to know the same patch again."""
+
+    data: DataSettings
+    out: Path  # run folder: settings, log, curves, last.pt, backbone/; must be new unless --resume
+    resume: bool = False  # go on from OUT/last.pt as if the run had never stopped
+    steps: int = 5000  # optimiser steps
+    batch_size: int = 8  # pictures per step; each gives two views
+    view_size: int = 238  # side of a view in pixels, a multiple of 14
+    learning_rate: float = 1e-3  # highest, after the warm-up; falls on a cosine to 0
+    warmup_steps: int = 100  # steps in which the learning rate rises
+    ramp_steps: int = 2500  # steps in which shifts, rotations and scales grow from none to their full range
+    weight_decay: float = 0.05  # weight decay of AdamW
+    temperature: float = 0.2  # of the softmax over cells at the start; it is learned too
+    checkpoint_seconds: float = 600.0  # save after this many seconds
+    seed: int = 0  # weights, choice of pictures, views
+
+
+@dataclass(frozen=True)
 class TuningSettings:
     """Find the cascade's parameters on the validation split."""
 
@@ -329,8 +353,14 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
-    print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"{name}: error: {one_line(text)}", file=sys.stderr)
     sys.exit(2)
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal: on one line, and without the control characters that a file's name may hold."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _unwrapped(doc: str) -> str:

@@ -137,8 +137,9 @@ class Detector:
         from model import autocast, to_pixels
 
         inputs, boxes = zip(*(letterbox(image, self.model.settings.image_size) for image in images), strict=True)
+        valid = torch.from_numpy(np.stack([box.valid for box in boxes])).to(self.device)
         with torch.inference_mode(), autocast(self.model.settings, self.device):
-            embeddings = self.model(to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)))
+            embeddings = self.model(to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)), valid)
         # The part of the grid over the picture: padding lies to the right and below.
         return [
             Embedded(Cells(grid[: rows(box), : columns(box)]), box)

@@ -25,6 +25,7 @@ class ForgeryLoss(nn.Module):
         supcon_weight: float = 1.2,
         separation_weight: float = 1.0,
         uniformity_weight: float = 0.5,
+        balance: bool = False,
         temperature: float = 0.07,
         separation_margin: float = 2.0,
         uniformity_margin: float = 0.1,
@@ -33,6 +34,7 @@ class ForgeryLoss(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
         self.weights = {"supcon": supcon_weight, "separation": separation_weight, "uniformity": uniformity_weight}
+        self.balance = balance
         self.temperature = temperature
         self.separation_margin = separation_margin
         self.uniformity_margin = uniformity_margin
@@ -63,7 +65,7 @@ class ForgeryLoss(nn.Module):
             sums = members.transpose(1, 2) @ z  # (B, K, D)
             squares = torch.linalg.vecdot(z, z)  # (B, N): 1 for unit vectors, but its gradient is part of the loss
             per_picture = {
-                "supcon": supcon(z, squares, members, counts, sums, self.temperature),
+                "supcon": supcon(z, squares, members, counts, sums, self.temperature, self.balance),
                 "separation": separation(counts, sums, self.separation_margin),
                 "uniformity": uniformity(squares, members, counts, sums, self.uniformity_margin),
             }  # each (B,)
@@ -77,7 +79,15 @@ def one_hot(labels: Tensor, num_labels: int) -> Tensor:
     return F.one_hot(labels + 1, num_labels + 1)[..., 1:].float()
 
 
-def supcon(z: Tensor, squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, temperature: float) -> Tensor:
+def supcon(
+    z: Tensor,
+    squares: Tensor,
+    members: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    temperature: float,
+    balance: bool = False,
+) -> Tensor:
     """Supervised contrastive loss per picture (Khosla et al. 2020, eq. 2, L_out).
 
     For an anchor i with positives P(i), the other cells of its label, and A(i), all other cells of the picture:
@@ -89,18 +99,21 @@ def supcon(z: Tensor, squares: Tensor, members: Tensor, counts: Tensor, sums: Te
 
     Args:
         z: (B, N, D) float32 unit vectors. squares: (B, N), |z|^2. members: (B, N, K) one-hot. counts: (B, K).
-        sums: (B, K, D).
+        sums: (B, K, D). balance: each label counts the same, however few its cells: in a forgery the background
+            has 97 % of them.
     Returns:
-        (B,) float32: mean of l_i over the anchors that have a positive; 0 where none has.
+        (B,) float32: mean of l_i over the anchors that have a positive, or with `balance` the mean over labels of
+        the means of l_i over their anchors; 0 where none has.
     """
     valid = members.sum(2)  # (B, N): 1 for a cell, 0 for padding
     own = (members @ counts.unsqueeze(2)).squeeze(2)  # (B, N): cells of the anchor's label
     anchor = valid * (own > 1)
+    weight = anchor / own.clamp(min=1) if balance else anchor
     log_sum = _LogSumExpOthers.apply(z, valid, temperature)  # (B, N)
     to_positives = ((z @ sums.transpose(1, 2) * members).sum(2) - squares) / temperature  # (B, N)
     loss = log_sum - to_positives / (own - 1).clamp(min=1)
     # where, not a product: a picture with a single cell has a meaningless log_sum of -1e38.
-    return torch.where(anchor > 0, loss, 0.0).sum(1) / anchor.sum(1).clamp(min=1)
+    return (torch.where(anchor > 0, loss, 0.0) * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class _LogSumExpOthers(torch.autograd.Function):

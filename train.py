@@ -291,9 +291,9 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
         alone = run.wrapped is run.model
         # Gradients travel between ranks with the last batch of a step only.
         with contextlib.nullcontext() if alone or i == len(batches) - 1 else run.wrapped.no_sync():
-            with run.autocast:
-                embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)))
             labels = batch["labels"].to(run.device, non_blocking=True)
+            with run.autocast:
+                embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
             loss, terms = run.criterion(embeddings, labels, batch["num_labels"])
             run.scaler.scale(loss * share).backward()
         sums += share * torch.stack([loss.detach(), *terms.values()]).double()

@@ -8,11 +8,11 @@ import torch
 from losses import ForgeryLoss
 
 
-def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_margin=0.1):
+def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_margin=0.1, balance=False):
     """(supcon, separation, uniformity) of one picture: z (N, D), labels (N,), by loops in float64."""
     keep = [i for i in range(len(labels)) if labels[i] >= 0]
     z, labels = z.double()[keep], labels[keep].tolist()
-    anchors = []
+    anchors, of_label = [], {}
     for i in range(len(labels)):
         positives = [j for j in range(len(labels)) if j != i and labels[j] == labels[i]]
         if not positives:
@@ -20,6 +20,9 @@ def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_mar
         denominator = sum(torch.exp(z[i] @ z[a] / temperature) for a in range(len(labels)) if a != i)
         terms = [-torch.log(torch.exp(z[i] @ z[p] / temperature) / denominator) for p in positives]
         anchors.append(sum(terms) / len(positives))
+        of_label.setdefault(labels[i], []).append(anchors[-1])
+    if balance:
+        anchors = [sum(values) / len(values) for values in of_label.values()]
     supcon = sum(anchors) / len(anchors) if anchors else z.sum() * 0
     groups = [z[[i for i in range(len(labels)) if labels[i] == k]] for k in sorted(set(labels))]
     centroids = [group.mean(0) for group in groups]
@@ -67,13 +70,14 @@ def unit(*shape, seed=0):
     return torch.nn.functional.normalize(z, dim=-1)
 
 
+@pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_equal_the_loop(kind):
+def test_value_and_gradient_equal_the_loop(kind, balance):
     labels = picture(kind)
     z = unit(1, 60, 16, seed=3).requires_grad_()
-    total, terms = ForgeryLoss()(z, labels[None])
+    total, terms = ForgeryLoss(balance=balance)(z, labels[None])
     (gradient,) = torch.autograd.grad(total, z)
-    supcon, separation, uniformity = reference(z[0], labels)
+    supcon, separation, uniformity = reference(z[0], labels, balance=balance)
     assert terms["supcon"].item() == pytest.approx(supcon.item(), abs=1e-5)
     assert terms["separation"].item() == pytest.approx(separation.item(), abs=1e-5)
     assert terms["uniformity"].item() == pytest.approx(uniformity.item(), abs=1e-5)
