@@ -4,6 +4,7 @@
     python benchmark.py matching-speed --picture FILE
     python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
     python benchmark.py speed --data DIR                               cascade, losses, tuning, picture cache
+    python benchmark.py faults --kinds files bombs training            hostile files, kills, load; about an hour for all
 
 A folder of synthesis.py has a JSON beside each picture: its forgeries are also shown by size of copy, kind of
 region, rotation, scale, blending and JPEG quality.
@@ -26,6 +27,7 @@ import config
 from config import (
     AccuracySettings,
     CalibrateSettings,
+    FaultsSettings,
     InputError,
     MatchingSettings,
     MatchingSpeedSettings,
@@ -44,21 +46,29 @@ Commands = (
     | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
     | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
     | Annotated[SpeedSettings, tyro.conf.subcommand("speed")]
+    | Annotated[FaultsSettings, tyro.conf.subcommand("faults")]
 )
 
 
-def main(settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings | SpeedSettings) -> None:
-    """Run the chosen table."""
+def main(
+    settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings | SpeedSettings | FaultsSettings,
+) -> int | None:
+    """Run the chosen table; the exit status where it is not 0."""
     if isinstance(settings, AccuracySettings):
         accuracy(settings)
     elif isinstance(settings, MatchingSpeedSettings):
         matching_speed(settings)
     elif isinstance(settings, CalibrateSettings):
         calibrate(settings)
+    elif isinstance(settings, FaultsSettings):
+        from faults import faults
+
+        return faults(settings)
     else:
         from speed import speed
 
         speed(settings)
+    return None
 
 
 # Accuracy -------------------------------------------------------------------------------------------------------

@@ -291,6 +291,23 @@ class SpeedSettings:
     repeats: int = 5  # runs of each side, in turn; the median is shown
 
 
+FaultKind = Literal["files", "bombs", "training", "prediction", "determinism", "equivariance", "load"]
+
+
+@dataclass(frozen=True)
+class FaultsSettings:
+    """Attack readers, training and prediction, and put them under load."""
+
+    kinds: tuple[FaultKind, ...] = typing.get_args(FaultKind)  # what is tried
+    out: Path | None = None  # folder for all that is made; a temporary one, deleted in the end, when not given
+    files: int = 24000  # mutated files in all, a sixth of each kind
+    kills: int = 20  # times that a training, and a prediction, is killed
+    pictures: int = 10000  # pictures of the load
+    lines: int = 1000000  # lines of the predictions that a run goes on from
+    turned: int = 50  # pictures that are mirrored and turned
+    seed: int = 0  # of all that is drawn
+
+
 @dataclass(frozen=True)
 class PredictSettings:
     """Find forgeries in pictures and show the evidence."""

@@ -139,7 +139,12 @@ def picture_files(folder: Path, suffixes: frozenset[str] = PICTURE_SUFFIXES) -> 
     """
     found: dict[str, Path] = {}
     seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+
+    def unlisted(fault: OSError) -> None:
+        if fault.filename != str(folder) or not isinstance(fault, FileNotFoundError):
+            raise InputError(f"cannot list {fault.filename}: {fault.strerror}; open it for reading or move it away")
+
+    for parent, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:  # a link led back here, perhaps in a loop
             folders.clear()
@@ -332,7 +337,7 @@ def _check_size(path: Path, shape: tuple[int, int], depth: int, size: int, max_m
             f"{height * width * depth / MOST_BYTES / 1e6:.3g} megapixels; {limit}"
         )
     if size > 2 * most * 1e6:
-        raise InputError(f"{path} has {size / 1e6:.3g} MB, far more than a picture of the limit takes; {limit}")
+        raise InputError(f"{path} has {size / 1e9:.3g} GB, far more than a picture of the limit takes; {limit}")
 
 
 def _unreadable(path: Path, fault: OSError) -> InputError:

@@ -97,7 +97,7 @@ def _tiffs() -> list[bytes]:
     for array, options in (
         (_noise(1).astype(np.uint16) * 16, {}),
         (_noise().astype(np.float32) / 255, {"photometric": "rgb"}),
-        (_noise(), {"photometric": "rgb", "tile": (16, 16)}),
+        (_noise(), {"photometric": "rgb", "tile": (32, 32)}),
         (_noise(), {"photometric": "rgb", "bigtiff": True}),
         (_noise(), {"photometric": "rgb", "byteorder": ">", "rowsperstrip": 7}),
         (_noise(), {"photometric": "rgb", "extratags": [(274, "H", 1, 5, True)]}),
@@ -176,7 +176,9 @@ def _checkpoints(folder: Path) -> list[bytes]:
     small.save_pretrained(folder)
     files = []
     for unfrozen in (0, 1):
-        settings = ModelSettings(str(folder), 28, (8,), 4, unfrozen)
+        settings = ModelSettings(
+            backbone=str(folder), image_size=28, head_widths=(8,), embedding_size=4, unfreeze_blocks=unfrozen
+        )
         content = {
             "format": CHECKPOINT_FORMAT,
             "model": model_state(ForgeryModel(settings, small)),
@@ -448,15 +450,15 @@ def campaign(kind: str, count: int, seed: int, out: Path) -> Counter:
     files = originals(kind, folder)
     sample, path = out / f"sample{SUFFIXES[kind]}", out / f"mutated{SUFFIXES[kind]}"
     sample.write_bytes(files[0])
-    environment = {"HOME": str(watched), "TMPDIR": str(watched), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    os.environ.update(environment)
     counts: Counter = Counter()
     rng = np.random.default_rng([seed, *kind.encode()])
     pool_of = partial(ProcessPool, 1, initializer=start, initargs=(kind, folder, sample),
                       context=multiprocessing.get_context("spawn"))  # fmt: skip
-    pool, before = pool_of(), set(watched.rglob("*"))
+    pool, environment = pool_of(), os.environ.copy()
     try:
-        pool.schedule(examine, args=(kind, sample, folder)).result()
+        os.environ |= {"HOME": str(watched), "TMPDIR": str(watched), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        pool.schedule(examine, args=(kind, sample, folder)).result()  # it starts here
+        before = set(watched.rglob("*"))
         for number in tqdm(range(count), desc=kind, unit="file", disable=not sys.stderr.isatty()):
             path.write_bytes(mutate(kind, files, rng))
             begun = time.perf_counter()
@@ -475,6 +477,8 @@ def campaign(kind: str, count: int, seed: int, out: Path) -> Counter:
             if word == "broken":
                 _keep(broken / f"{kind}-{seed}-{number}{SUFFIXES[kind]}", path, outcome)
     finally:
+        os.environ.clear()
+        os.environ.update(environment)
         pool.stop()
         pool.join()
     written = set(watched.rglob("*")) - before

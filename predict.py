@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import report
-from config import InputError, PredictSettings, read_json, run, to_dict, write_json, write_whole
+from config import InputError, PredictSettings, one_line, read_json, run, to_dict, write_json, write_whole
 from dataset import PICTURE_SUFFIXES, read_image
 from distributed import Ranks, read_ranks
 from metrics import AUTHENTIC, encode_mask
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
 SUFFIXES = PICTURE_SUFFIXES | {".pdf"}
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
 RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
 Line = dict[str, Any]
 Detect = Callable[[np.ndarray], "Detection"]  # picture (H, W, 3) uint8 RGB -> what was found
@@ -118,7 +119,10 @@ def _matches(pattern: Path) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for parent, _, files in os.walk(folder):
+    def unlisted(fault: OSError) -> None:
+        raise fault  # os.walk would pass over the folder in silence
+
+    for parent, _, files in os.walk(folder, onerror=unlisted):
         for file in files:
             path = os.path.join(parent, file)
             if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".") and os.path.isfile(path):
@@ -446,7 +450,8 @@ def write_submission(out: Path) -> None:
     """Write submission.csv.
 
     case_id is the file's name without its ending (with page and figure of a PDF), or the picture's unique name where
-    two would be the same. A picture that could not be read counts as authentic.
+    two would be the same or a spreadsheet would take it for a formula. A picture that could not be read counts as
+    authentic.
     """
 
     def case(line: Line) -> str:
@@ -461,7 +466,8 @@ def write_submission(out: Path) -> None:
             writer.writerow(["case_id", "annotation"])
             for line in read_lines(out / "predictions.jsonl"):
                 runs = ";".join(json.dumps(instance["runs"]) for instance in line["instances"])
-                writer.writerow([case(line) if counts[case(line)] == 1 else line["name"], runs or AUTHENTIC])
+                plain = counts[case(line)] == 1 and not case(line).startswith(FORMULA)
+                writer.writerow([case(line) if plain else line["name"], runs or AUTHENTIC])
 
     write_whole(out / "submission.csv", write)
 
@@ -557,8 +563,9 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
     if not ranks.main:
         return 0
     merge(settings.out)
-    for left in [*settings.out.glob("masks/.*.tmp"), *settings.out.glob("report/pictures/.*.tmp")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed
+    for folder in ("", "masks/", "report/", "report/pictures/"):
+        for left in settings.out.glob(f"{folder}.*.tmp"):  # of a run that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_submission(settings.out)
     page = write_report(settings, " ".join(["predict.py", *sys.argv[1:]]))
     status = summarize(settings.out, page)
@@ -627,7 +634,7 @@ def summarize(out: Path, page: Path) -> int:
         f"{verdicts[NOTHING]} with nothing found, {verdicts[UNREADABLE]} not readable"
     )
     for error in errors:
-        print(" ".join(error.split()).encode(errors="replace").decode())
+        print(one_line(error))
     if verdicts[UNREADABLE] > len(errors):
         print(f"... and {verdicts[UNREADABLE] - len(errors)} more, see {out / 'predictions.jsonl'}")
     print(f"evidence: {page}")

@@ -244,6 +244,8 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         run.progress = Progress(**checkpoint["progress"])
     if ranks.main:
         settings.out.mkdir(parents=True, exist_ok=True)
+        for left in settings.out.glob(".*.tmp"):  # of a run that was killed while it wrote
+            left.unlink()
         config.write_json(settings.out / "settings.json", config.to_dict(settings))
         config.write_json(settings.out / "splits.json", splits)
         run.log = Log(settings.out, run.progress)

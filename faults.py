@@ -1,0 +1,780 @@
+"""Attacks and load that take minutes: what `benchmark.py faults` tries. What takes seconds is in tests/.
+
+Each part prints what it tried, how often, and every fault that it found. It runs the project's own scripts in
+processes of their own, as a user would, and kills them as a scheduler, a full disk or a careless hand would.
+"""
+
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fuzz
+from config import FaultsSettings, write_json
+
+ROOT = Path(__file__).resolve().parent
+FAST = ("--evidence-only", "--matching-kinds", "exact")  # the quickest way through predict.py
+ANSWERS = (0, 3, 4, 5)  # statuses of predict.py at the end of a whole run
+
+
+class Report:
+    """Prints what was tried and counts what failed."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def say(self, text: str) -> None:
+        """Something that was tried or measured."""
+        print(text, flush=True)
+
+    def check(self, good: bool, text: str) -> None:
+        """Something that must hold."""
+        self.failed += not good
+        print(f"{'ok  ' if good else 'FAULT'} {text}", flush=True)
+
+
+def faults(settings: FaultsSettings) -> int:
+    """Try everything that is asked for; 1 where anything failed."""
+    report = Report()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) if settings.out is None else settings.out
+        out.mkdir(parents=True, exist_ok=True)
+        for kind in settings.kinds:
+            begun = time.monotonic()
+            print(f"-- {kind}", flush=True)
+            PARTS[kind](settings, out / kind, report)
+            print(f"-- {kind}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{report.failed} faults")
+    return 1 if report.failed else 0
+
+
+# Processes ------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: object, ranks: int = 1, **options: Any) -> subprocess.Popen:
+    """One of the scripts in a group of processes of its own; under torchrun with more than one rank."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "--max-restarts=3"]
+    command = [sys.executable, *(launcher if ranks > 1 else []), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | options.pop("env", {})
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", **options,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Wait for the end: exit status and what was printed."""
+    said, _ = process.communicate()
+    return process.returncode, said
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End the whole group as `kill -9` does. torchrun puts ranks into sessions of their own: these too."""
+    for pid in [*family(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def family(pid: int) -> list[int]:
+    """Processes that this one has started, and theirs."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, wanted = [], [pid]
+    while wanted:
+        own = children.get(wanted.pop(), [])
+        found += own
+        wanted += own
+    return found
+
+
+def memory(pid: int) -> float:
+    """Resident memory of a process and all that it has started, in MiB; shared pages count once for each."""
+    pages = 0
+    for member in [pid, *family(pid)]:
+        try:
+            pages += int(Path(f"/proc/{member}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return pages * resource.getpagesize() / 2**20
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a JSON lines file; none where there is no such file. Raises ValueError where one is torn."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 300.0) -> bool:
+    """Whether the condition came true while the process was running."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# Hostile files --------------------------------------------------------------------------------------------------
+
+
+def try_files(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Mutated files of every kind through the readers."""
+    for kind in fuzz.READERS:
+        counts = fuzz.campaign(kind, -(-settings.files // len(fuzz.READERS)), settings.seed, out)
+        report.check(counts["broken"] == 0, fuzz.summary(kind, counts))
+    for reason, count, example in fuzz.reasons(out):
+        report.say(f"     {count} like {example}: {reason}")
+
+
+def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """A folder of hostile files and names through predict.py, as from a stranger."""
+    from dataset import find_pictures
+
+    folder, found = out / "in", out / "found"
+    write_bombs(folder)
+    before = {path for path in out.rglob("*") if found not in path.parents}
+    begun = time.monotonic()
+    process = start("predict.py", folder, "--out", found, *FAST, "--workers", 2, env={"TMPDIR": str(out)})
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, memory(process.pid))
+        time.sleep(0.05)
+    status, said = finish(process)
+    lines = {os.path.basename(line["path"]): line for line in lines_of(found / "predictions.jsonl")}
+    report.say(
+        f"     {len(lines)} pictures in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most in all processes"
+    )
+    report.check(status in ANSWERS, f"predict.py ends with status {status}")
+    for name, line in sorted(lines.items()):
+        report.say(f"     {name[:40]!r}: {line['verdict']}; {line.get('error', '').replace(str(folder), '')[:150]}")
+    hostile = [name for name in lines if name.startswith(("bomb", "forms", "content", "sparse", "eps"))]
+    refused = sum(lines[name]["verdict"] == "unreadable" for name in hostile)
+    report.check(refused == len(hostile) == 6, f"{refused} of {len(hostile)} bombs are refused")
+    good = [name for name in lines if name not in hostile]
+    report.check(all(lines[n]["verdict"] == "nothing found" for n in good), f"{len(good)} odd names are examined")
+    report.check("\x1b" not in said, "no control character reaches the terminal")
+    after = {path for path in out.rglob("*") if found not in path.parents and path != found}
+    report.check(after == before, f"nothing is written outside of --out {sorted(map(str, after - before))[:3]}")
+    names = sorted(path.name for path in find_pictures(folder / "links") for path in [path.image])
+    report.check(names == ["a.png"], f"links in a loop: training reads {names}")
+
+
+def write_bombs(folder: Path) -> None:
+    """Hostile files and names."""
+    import cv2
+
+    (folder / "links").mkdir(parents=True)
+    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[1].tobytes()
+    for name in (b"new\nline.png", b"quote'\".png", b"..png.png", b"\xff\xfe.png", b"=cmd()|A0.png", b"\x1b[31mred.png",
+                 b"<script>alert(1)<.png", b"x" * 251 + b".png", b"links/a.png"):  # fmt: skip
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(picture)
+    (folder / "links" / "loop").symlink_to(folder / "links")
+    (folder / "links" / "up").symlink_to(folder / "links" / "loop")
+    (folder / "self.png").symlink_to(folder / "self.png")
+    (folder / "a.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    write_png_bomb(folder / "bomb.png", 50_000)
+    (folder / "sparse.png").write_bytes(picture)
+    os.truncate(folder / "sparse.png", 100 * 10**9)
+    (folder / "eps.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    )
+    write_pdf_bombs(folder)
+
+
+def write_png_bomb(path: Path, side: int) -> None:
+    """A PNG of `side` x `side` black pixels, whole and valid."""
+    packer, packed = zlib.compressobj(9), []
+    for _ in range(side):
+        packed.append(packer.compress(bytes(side + 1)))
+    chunks = [(b"IHDR", side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])),
+              (b"IDAT", b"".join(packed) + packer.flush()), (b"IEND", b"")]  # fmt: skip
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, content in chunks:
+            file.write(len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big"))
+
+
+def write_pdf_bombs(folder: Path) -> None:
+    """Forms that draw forms, ten times each, eight deep; a page of 3 GB, packed; an image of 50,000 x 50,000."""
+    image = (
+        b"/Type/XObject/Subtype/Image/ColorSpace/DeviceGray/BitsPerComponent 8/Filter/FlateDecode/Width %d/Height %d"
+    )
+    small = pdf_stream(image % (100, 100), zlib.compress(bytes(range(100)) * 100))
+    form = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</F %d 0 R>>>>"
+    forms = [pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 13)]
+    write_pdf(folder / "forms.pdf", pdf_stream(b"", b"/F Do " * 10), [*forms, small])
+    packer = zlib.compressobj(9)
+    block = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
+    later = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)  # without the stream's header
+    write_pdf(folder / "content.pdf", pdf_stream(b"/Filter/FlateDecode", block + later * 3000), [small])
+    huge = pdf_stream(image % (50_000, 50_000), zlib.compress(bytes(10**7)))
+    write_pdf(folder / "bomb.pdf", pdf_stream(b"", b"q 400 0 0 400 0 0 cm /F Do Q"), [huge])
+
+
+def pdf_stream(entries: bytes, content: bytes) -> bytes:
+    """A stream object of a PDF."""
+    return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (entries, len(content), content)
+
+
+def write_pdf(path: Path, content: bytes, objects: Sequence[bytes]) -> None:
+    """A PDF of one page with this content; `/F` in it is the first of the objects, which are numbered from 5 on."""
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Contents 4 0 R/Resources<</XObject<</F 5 0 R>>>>>>"
+    tree = b"<</Type/Pages/Kids[3 0 R]/Count 1>>"
+    data, places = b"%PDF-1.7\n", []
+    for number, item in enumerate([b"<</Type/Catalog/Pages 2 0 R>>", tree, page, content, *objects], 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, item)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    end = b"trailer\n<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (len(places) + 1, len(data))
+    path.write_bytes(data + b"xref\n0 %d\n0000000000 65535 f \n" % (len(places) + 1) + table + end)
+
+
+# Training -------------------------------------------------------------------------------------------------------
+
+
+def write_data(folder: Path, count: int, side: int = 100) -> None:
+    """`count` base pictures of grain, each authentic and forged: a square that stands twice."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for name in ("authentic", "forged", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), (0, 0), 1.5)
+        cv2.imwrite(str(folder / "authentic" / f"{number}.png"), image)
+        mask = np.zeros((1, side, side), np.uint8)
+        patch = cv2.GaussianBlur(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8), (0, 0), 1.5)
+        for y, x in ((3, 5), (55, 40)):
+            image[y : y + 30, x : x + 30] = patch
+            mask[0, y : y + 30, x : x + 30] = 1
+        cv2.imwrite(str(folder / "forged" / f"{number}.png"), image)
+        np.save(folder / "masks" / f"{number}.npy", mask)
+
+
+def training(out: Path, run: str, epochs: int = 6, seconds: float = 0.5) -> list[object]:
+    """The command line of a small training."""
+    return ["train.py", "--data", out / "data", "--out", out / run, "--backbone", out / "backbone", "--epochs", epochs,
+            "--batch-size", 2, "--accumulation", 2, "--workers", 0, "--synthesis-probability", 0.5, "--image-size", 56,
+            "--head-widths", 16, "--embedding-size", 8, "--checkpoint-seconds", seconds, "--patience", 99]  # fmt: skip
+
+
+def try_training(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Killed, restarted, out of disk: the run that goes on equals one that never stopped."""
+    from model import random_backbone
+
+    write_data(out / "data", 24)
+    random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
+        out / "backbone"
+    )
+    status, said = finish(start(*training(out, "whole"), ranks=2))
+    report.check(status == 0, f"two ranks, never stopped: status {status} {said[-200:] if status else ''}")
+    kill_training(settings, out, report)
+    kill_one_rank(out, report)
+    fill_the_disk(out, report)
+
+
+def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """kill -9 of everything at random moments, each time followed by --resume."""
+    draw, last, run = random.Random(settings.seed), out / "killed" / "last.pt", out / "killed"
+    log, moments = run / "log.jsonl", Counter()
+    for number in range(settings.kills):
+        process = start(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2)
+        if number % 5 == 4:  # while it starts
+            time.sleep(draw.uniform(0, 12))
+        else:  # while it trains, validates and saves
+            size = log.stat().st_size if log.exists() else 0
+            if wait_until(lambda size=size: log.exists() and log.stat().st_size > size, process):
+                time.sleep(draw.uniform(0, 3))
+        if process.poll() is not None:
+            break
+        kill(process)
+        progress = whole_checkpoint(last, report)
+        moments[progress] += 1
+    report.say(f"     {sum(moments.values())} kills; epoch and step of last.pt after each: {dict(moments)}")
+    status, said = finish(start(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2))
+    report.check(status == 0, f"the killed run ends, status {status} {said[-300:] if status else ''}")
+    compare_runs(out, "killed", report)
+    left = sorted(path.name for path in run.glob(".*"))
+    report.check(not left, f"no temporary file is left behind {left[:4]}")
+
+
+def whole_checkpoint(path: Path, report: Report) -> str:
+    """Where a checkpoint stands; a half written one is a fault."""
+    from config import InputError
+    from model import load_checkpoint
+
+    if not path.exists():
+        return "none"
+    try:
+        progress = load_checkpoint(path)["progress"]
+    except InputError as fault:
+        report.check(False, f"a checkpoint is damaged after a kill: {fault}")
+        return "damaged"
+    return f"{progress['epoch']}/{progress['step']}"
+
+
+def kill_one_rank(out: Path, report: Report) -> None:
+    """kill -9 of the second rank; torchrun starts both again, and they go on from the last checkpoint."""
+    process, log = start(*training(out, "rank"), ranks=2), out / "rank" / "log.jsonl"
+    wait_until(lambda: (out / "rank" / "last.pt").exists() and log.read_bytes().count(b"\n") > 8, process)
+    ranks = {rank_of(pid): pid for pid in family(process.pid)}
+    if "1" not in ranks:
+        report.check(False, f"found no second rank to kill among {ranks}")
+        kill(process)
+        return
+    os.kill(ranks["1"], signal.SIGKILL)
+    status, said = finish(process)
+    again = said.count("going on at epoch")
+    report.check(status == 0 and again == 1, f"one rank killed: status {status}, went on {again} time(s)")
+    compare_runs(out, "rank", report)
+
+
+def rank_of(pid: int) -> str:
+    """RANK in the environment of a process; empty without."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+    return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), "")
+
+
+def fill_the_disk(out: Path, report: Report) -> None:
+    """No file may grow beyond half a checkpoint: the last good one stays, and one line says what happened."""
+    process = start(*training(out, "full"))
+    wait_until((out / "full" / "last.pt").exists, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    last = out / "full" / "last.pt"
+    before, limit = last.read_bytes(), last.stat().st_size // 2
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, said = finish(start(*training(out, "full"), "--resume", preexec_fn=limited))
+    message = next((line for line in said.splitlines() if "error:" in line), "")
+    report.check(status == 2 and "Traceback" not in said, f"full disk: status {status}, {message!r}")
+    report.check(last.read_bytes() == before, "full disk: the last good checkpoint is untouched")
+    report.check(not list((out / "full").glob(".*.tmp")), "full disk: no temporary file stays")
+    status, _ = finish(start(*training(out, "full"), "--resume"))
+    finish(start(*training(out, "one")))
+    report.check(status == 0, f"with space again it goes on to the end, status {status}")
+    compare_runs(out, "full", report, whole="one")
+
+
+def compare_runs(out: Path, run: str, report: Report, whole: str = "whole") -> None:
+    """Weights and log of two runs must be equal to 1e-6."""
+    import torch
+
+    states = [torch.load(out / name / "last.pt", weights_only=True) for name in (whole, run)]
+    heads = [state["model"]["head"] for state in states]
+    apart = max(float((heads[0][name] - heads[1][name]).abs().max()) for name in heads[0])
+    logs = [lines_of(out / name / "log.jsonl") for name in (whole, run)]
+    far = max((abs(a[key] - b[key]) for a, b in zip(*logs, strict=False) for key in a
+               if isinstance(a[key], int | float) and key != "seconds"), default=0.0)  # fmt: skip
+    same = len(logs[0]) == len(logs[1]) and states[0]["progress"] == states[1]["progress"]
+    report.check(
+        apart <= 1e-6 and far <= 1e-6 and same,
+        f"{run} equals {whole}: weights differ by {apart:g}, {len(logs[1])} of {len(logs[0])} log lines by {far:g}",
+    )
+
+
+# Prediction -----------------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, count: int, side: int = 96) -> None:
+    """Small pictures of grain; in every third one a square stands twice."""
+    import cv2
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for number in range(count):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), (0, 0), 1.2)
+        if number % 3 == 0:
+            image[55:90, 50:85] = image[4:39, 6:41]
+        cv2.imwrite(str(folder / f"{number:05}.png"), image)
+
+
+def prediction(folder: Path, out: Path, *more: object) -> list[object]:
+    """The command line of a quick prediction."""
+    return ["predict.py", folder, "--out", out, *FAST, "--workers", 2, *more]
+
+
+def findings(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run without what may differ between two runs."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(out / "predictions.jsonl")]
+
+
+def try_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Killed runs, killed workers, and files that change under the run."""
+    write_pictures(out / "in", 500)
+    status, _ = finish(start(*prediction(out / "in", out / "whole")))
+    report.check(status == 3 and len(findings(out / "whole")) == 500, f"500 pictures, never stopped: status {status}")
+    kill_prediction(settings, out, report)
+    kill_a_worker(settings, out, report)
+    change_files(settings, out, report)
+    fill_the_disk_of_predictions(out, report)
+
+
+def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """kill -9 of everything at random moments, each time followed by --resume."""
+    draw, lines, after = random.Random(settings.seed), out / "killed" / "predictions.jsonl", []
+    for _ in range(settings.kills):
+        resume = ["--resume"] if (out / "killed" / "settings.json").exists() else []
+        process = start(*prediction(out / "in", out / "killed", *resume))
+        size = lines.stat().st_size if lines.exists() else 0
+        wait_until(lambda size=size: lines.exists() and lines.stat().st_size > size, process)
+        time.sleep(draw.uniform(0, 0.6))
+        if process.poll() is not None:
+            break
+        kill(process)
+        after.append(lines.read_bytes().count(b"\n") if lines.exists() else 0)
+    status, _ = finish(start(*prediction(out / "in", out / "killed", "--resume")))
+    report.check(
+        status == 3, f"{len(after)} kills, after which {after} lines were there; the last run ends with {status}"
+    )
+    same = findings(out / "killed") == findings(out / "whole")
+    report.check(same, "killed and resumed: every picture once, the same lines as never stopped")
+    pictures = [len(list((out / name / "report" / "pictures").iterdir())) for name in ("whole", "killed")]
+    left = [path.name for path in (out / "killed").rglob(".*")]
+    report.check(pictures[0] == pictures[1] and not left, f"{pictures[1]} illustrated, left behind: {left[:3]}")
+
+
+def kill_a_worker(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """kill -9 of one worker, as when memory runs out: it costs the picture that it had."""
+    process, lines = start(*prediction(out / "in", out / "worker")), out / "worker" / "predictions.jsonl"
+    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 50, process)
+    workers = [pid for pid in family(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[settings.seed % len(workers)], signal.SIGKILL)
+    status, _ = finish(process)
+    lost = [line for line in findings(out / "worker") if line["verdict"] == "unreadable"]
+    total = len(findings(out / "worker"))
+    report.check(status == 5 and total == 500 and len(lost) == 1, f"worker killed: {total} lines, {len(lost)} lost: "
+                 f"{lost[0]['error'] if lost else ''}")  # fmt: skip
+
+
+def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Files that vanish, are cut off, become another picture, a folder or a pipe while the run goes on."""
+    shutil.copytree(out / "in", out / "moving")
+    process, lines = start(*prediction(out / "moving", out / "moved")), out / "moved" / "predictions.jsonl"
+    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 5, process)
+    draw, changed = random.Random(settings.seed), []
+    for path in draw.sample(sorted((out / "moving").iterdir()), 100):
+        changed.append(path)
+        way = draw.randrange(5)
+        if way == 0:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif way == 1:
+            path.write_bytes(b"no picture")
+        else:
+            path.unlink()
+            if way == 2:
+                path.mkdir()
+            elif way == 3:
+                os.mkfifo(path)
+    status, _ = finish(process)
+    got = findings(out / "moved")
+    lost = [line for line in got if line["verdict"] == "unreadable"]
+    rest = {os.path.basename(line["path"]): line["verdict"] for line in got}
+    true = {os.path.basename(line["path"]): line["verdict"] for line in findings(out / "whole")}
+    untouched = true.keys() - {path.name for path in changed}
+    report.check(
+        status == 5 and len(got) == 500 and all(rest[name] == true[name] for name in untouched),
+        f"100 of 500 files changed during the run: status {status}, {len(got)} lines, {len(lost)} unreadable",
+    )
+
+
+def fill_the_disk_of_predictions(out: Path, report: Report) -> None:
+    """No file may grow beyond 40 KB; with space again the run goes on and loses nothing."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    status, said = finish(start(*prediction(out / "in", out / "full"), preexec_fn=limited))
+    message = next((line for line in said.splitlines() if "error:" in line), "")
+    report.check(status == 2 and "Traceback" not in said, f"full disk: status {status}, {message!r}")
+    status, _ = finish(start(*prediction(out / "in", out / "full", "--resume")))
+    report.check(status == 3 and findings(out / "full") == findings(out / "whole"), f"then resumed: status {status}")
+
+
+# Determinism ----------------------------------------------------------------------------------------------------
+
+
+def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Every script twice with the same seed: which files are the same to the bit."""
+    from model import random_backbone
+
+    write_data(out / "data", 12)
+    random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
+        out / "backbone"
+    )
+    for turn in ("a", "b"):
+        there = out / turn
+        commands = [
+            ["synthesis.py", "--authentic", out / "data" / "authentic", "--out", there / "synthesis", "--count", 20],
+            training(out, f"{turn}/train", 2),
+            ["tuning.py", "--data", out / "data", "--checkpoint", there / "train" / "best.pt", "--trials", 8,
+             "--out", there / "tuning" / "tuned.json"],
+            ["test.py", "--data", out / "data", "--checkpoint", there / "train" / "best.pt", "--out", there / "test",
+             "--ways", "embedding"],
+            ["predict.py", out / "data" / "forged", "--out", there / "predict", *FAST, "--workers", 1 + (turn == "b")],
+        ]  # fmt: skip
+        for command in commands:
+            status, said = finish(start(*command))
+            report.check(
+                status in (0, 3), f"{turn}: {command[0]} ends with {status} {said[-300:] if status == 1 else ''}"
+            )
+    for part in ("synthesis", "train", "tuning", "test", "predict"):
+        same, other = compare_folders(out / "a" / part, out / "b" / part)
+        differ = sorted(set(other) - {name for name in other if any(Path(name).match(p) for p in MAY_DIFFER[part])})
+        report.check(
+            not differ, f"{part}: {same} files equal to the bit, {sorted(other)[:8]} differ as expected, {differ}"
+        )
+    equal = findings(out / "a" / "predict") == findings(out / "b" / "predict")
+    report.check(equal, "predict: the lines are equal but for the seconds, with one worker and with two")
+
+
+# Seconds, dates and paths stand in these.
+MAY_DIFFER: dict[str, tuple[str, ...]] = {
+    "synthesis": (),
+    "train": ("log.jsonl", "settings.json", "index.html", "events/*", "last.pt", "best.pt"),
+    "tuning": ("*.sqlite3", "*.html", "tuned.json", "*.csv"),
+    "test": ("records.jsonl", "metrics.json", "settings.json", "report/index.html", "report/pictures/*/entry.json"),
+    "predict": ("predictions.jsonl", "settings.json", "report/index.html", "report/pictures/*/entry.json"),
+}
+
+
+def compare_folders(a: Path, b: Path) -> tuple[int, list[str]]:
+    """How many files are the same in both folders, and the names of those that are not."""
+    names = {str(path.relative_to(root)) for root in (a, b) for path in root.rglob("*") if path.is_file()}
+    differ = [
+        n
+        for n in names
+        if not ((a / n).is_file() and (b / n).is_file()) or (a / n).read_bytes() != (b / n).read_bytes()
+    ]
+    return len(names) - len(differ), differ
+
+
+# Equivariance ---------------------------------------------------------------------------------------------------
+
+
+def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Mirrored and turned by 90 degrees, a forged picture gives the mirrored and turned masks."""
+    from config import MatchingSettings
+    from dataset import find_pictures, read_image
+    from matching import find_instances
+    from metrics import object_f1
+
+    make_forgeries(out, settings.turned, settings.seed)
+    pictures = [picture for picture in find_pictures(out / "data") if picture.forged][: settings.turned]
+    turns = {"mirrored": lambda a: a[:, ::-1], "turned": np.rot90}
+    values: dict[str, list[float]] = {name: [] for name in turns}
+    found = 0
+
+    def masks(image: np.ndarray) -> np.ndarray:
+        instances = find_instances(np.ascontiguousarray(image), MatchingSettings(seconds_per_image=300.0)).instances
+        return np.array([instance.mask for instance in instances], bool).reshape(-1, *image.shape[:2])
+
+    for picture in pictures:
+        image = read_image(picture.image)
+        plain = masks(image)
+        found += len(plain) > 0
+        for name, turn in turns.items():
+            expected = np.array([turn(mask) for mask in plain], bool).reshape(-1, *turn(image).shape[:2])
+            values[name].append(object_f1(masks(turn(image)), expected))
+            if values[name][-1] < 0.9:
+                report.say(f"     {picture.id} {name}: oF1 {values[name][-1]:.3f}, {len(plain)} instances as it stands")
+    for name, scores in values.items():
+        good = sum(score >= 0.9 for score in scores)
+        report.check(
+            good == len(scores),
+            f"{name}: oF1 at least 0.9 on {good} of {len(scores)} pictures ({found} with findings), "
+            f"mean {np.mean(scores):.3f}, least {min(scores):.3f}",
+        )
+
+
+def make_forgeries(out: Path, count: int, seed: int) -> None:
+    """Forgeries of the demo's pictures, shrunk to at most 360 px."""
+    import cv2
+
+    import demo
+
+    demo.write_pictures(out / "demo")
+    for path in (out / "demo").iterdir():
+        image = cv2.imread(str(path))
+        zoom = min(1.0, 360 / max(image.shape[:2]))
+        small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        (out / "small").mkdir(exist_ok=True)
+        cv2.imwrite(str(out / "small" / f"{path.stem}.png"), small)
+    finish(start("synthesis.py", "--authentic", out / "small", "--out", out / "data", "--count", count,
+                 "--authentic-count", 1, "--seed", seed, "--workers", 1, "--panel-probability", 0,
+                 "--max-jpeg-quality", 95, "--min-jpeg-quality", 90))  # fmt: skip
+
+
+# Load -----------------------------------------------------------------------------------------------------------
+
+
+def try_load(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Many pictures, many readers of one cache, many lines."""
+    predict_many(settings, out, report)
+    read_one_cache(out, report)
+    resume_many_lines(settings, out, report)
+
+
+def predict_many(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Memory stays flat and the rate the same from the first to the last thousand; the page opens."""
+    write_varied(out / "in", settings.pictures, settings.seed)
+    process, lines = start(*prediction(out / "in", out / "found")), out / "found" / "predictions.jsonl"
+    marks: list[tuple[int, float, float]] = []  # lines, seconds, MiB
+    begun, count, place = time.monotonic(), 0, 0
+    step = max(1, settings.pictures // 10)
+    while process.poll() is None:
+        if lines.exists():
+            with lines.open("rb") as file:
+                file.seek(place)
+                block = file.read()
+            count, place = count + block.count(b"\n"), place + len(block)
+        if not marks or count >= marks[-1][0] + step:
+            marks.append((count, time.monotonic() - begun, memory(process.pid)))
+            report.say(f"     {count} pictures after {marks[-1][1]:.0f} s, {marks[-1][2]:.0f} MiB in all processes")
+        time.sleep(0.05)
+    status, said = finish(process)
+    report.check(status in ANSWERS, f"{settings.pictures} pictures: status {status}; {said.strip().splitlines()[-2:]}")
+    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(marks[1:])]
+    if len(rates) > 1:
+        report.check(abs(rates[-1] / rates[0] - 1) <= 0.2,
+                     f"rate {rates[0]:.1f} a second at first, {rates[-1]:.1f} at last")  # fmt: skip
+        report.check(
+            marks[-1][2] < 1.1 * marks[2][2] + 50, f"memory {marks[2][2]:.0f} MiB at first, {marks[-1][2]:.0f} at last"
+        )
+    open_page(out / "found" / "report" / "index.html", settings.pictures, report)
+
+
+def write_varied(folder: Path, count: int, seed: int) -> None:
+    """Pictures of 256 to 512 px, cut from the demo's, every fifth with a square that stands twice."""
+    import cv2
+    from tqdm import tqdm
+
+    import demo
+
+    demo.write_pictures(folder.parent / "demo")
+    sources = [cv2.imread(str(path)) for path in sorted((folder.parent / "demo").iterdir())]
+    sources = [s if min(s.shape[:2]) >= 512 else cv2.resize(s, (640, 640)) for s in sources]
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in tqdm(range(count), desc="pictures", disable=not sys.stderr.isatty()):
+        source = sources[rng.integers(len(sources))]
+        height, width = rng.integers(256, 513, 2)
+        y, x = rng.integers(source.shape[0] - height + 1), rng.integers(source.shape[1] - width + 1)
+        image = source[y : y + height, x : x + width].copy()
+        if number % 5 == 0:
+            image[height - 70 : height - 10, width - 90 : width - 10] = image[10:70, 10:90]
+        cv2.imwrite(str(folder / f"{number:06}.jpg" if number % 2 else folder / f"{number:06}.png"), image)
+
+
+def open_page(page: Path, count: int, report: Report) -> None:
+    """The page in a headless browser, where there is one."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        report.say("     no chromium here: the page was not opened")
+        return
+    begun = time.monotonic()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *options, page.as_uri()], capture_output=True, text=True, timeout=300, errors="replace"
+    )
+    shown = done.stdout.count('class="card"')
+    report.check(
+        shown > 0 and done.returncode == 0,
+        f"page of {count} pictures, {page.stat().st_size / 1e6:.1f} MB, opens in {time.monotonic() - begun:.1f} s "
+        f"({shown} cards shown)",
+    )
+
+
+def read_one_cache(out: Path, report: Report) -> None:
+    """Sixteen processes read pictures through one cache that holds half of them; all get what decoding gives."""
+    import multiprocessing
+
+    write_data(out / "cached", 10)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(16) as pool:
+        wrong = pool.starmap(_read_through, [(out / "cached", out / "cache", seed) for seed in range(16)])
+    sizes = [path.stat().st_size for path in (out / "cache").glob("*.picture")]
+    report.check(sum(wrong) == 0, f"16 processes on one cache: {sum(wrong)} of {16 * 60} pictures wrong")
+    report.check(0 < sum(sizes) <= 400_000, f"the cache holds {len(sizes)} pictures, {sum(sizes)} of 400000 bytes")
+
+
+def _read_through(data: Path, cache: Path, seed: int) -> int:
+    from config import DataSettings
+    from dataset import ContentCache, find_pictures, read_content
+
+    pictures, settings = find_pictures(data), DataSettings(data=data)
+    shared = ContentCache(cache, 400_000 / 1e9, 112)
+    wrong = 0
+    for index in np.random.default_rng(seed).integers(0, len(pictures), 60):
+        cached, plain = (read_content(pictures[index], 112, settings, c) for c in (shared, None))
+        wrong += not (np.array_equal(cached.image, plain.image) and np.array_equal(cached.coverage, plain.coverage))
+    return wrong
+
+
+def resume_many_lines(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """A run that has a million lines and one picture left to do: how long until that picture is taken up."""
+    import predict
+    from config import MatchingSettings, PredictSettings, to_dict
+
+    write_pictures(out / "last", 1)
+    there = out / "lines"
+    run = PredictSettings(
+        paths=(out / "last",), out=there, evidence_only=True, resume=True, workers=0,
+        matching=MatchingSettings(matching_kinds=("exact",)),
+    )  # fmt: skip
+    there.mkdir(parents=True)
+    write_json(there / "settings.json", to_dict(run))
+    job = predict.Job("/nowhere/0.png")
+    line = json.dumps(
+        predict.unreadable(job, "made for the test").copy() | {"verdict": predict.NOTHING, "seconds": 0.123}
+    )
+    with (there / "predictions.jsonl").open("w") as file:
+        for number in range(settings.lines):
+            file.write(line.replace("/nowhere/0.png", f"/nowhere/{number}.png") + "\n")
+    begun = time.monotonic()
+    predict.prepare(run, predict.read_ranks())
+    done, _ = predict.read_done(there)
+    seconds = time.monotonic() - begun
+    report.check(
+        len(done) == settings.lines and seconds < 10, f"{settings.lines} lines: the run goes on after {seconds:.1f} s"
+    )
+    begun = time.monotonic()
+    predict.merge(there)
+    report.say(f"     merging and sorting them: {time.monotonic() - begun:.1f} s")
+
+
+PARTS: dict[str, Callable[[FaultsSettings, Path, Report], None]] = {
+    "files": try_files,
+    "bombs": try_bombs,
+    "training": try_training,
+    "prediction": try_prediction,
+    "determinism": try_determinism,
+    "equivariance": try_equivariance,
+    "load": try_load,
+}

@@ -1,0 +1,298 @@
+"""Hostile files and faults in seconds; `python benchmark.py faults` tries the same for minutes."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import dataset
+import faults
+import fuzz
+import pdf
+import predict
+import train
+from config import DataSettings, InputError, LoaderSettings, ModelSettings, PredictSettings, TrainSettings, one_line
+from detector import Detection, Detector
+
+ROOT = Path(faults.__file__).parent
+
+
+def nothing(settings):
+    """A detector that finds nothing."""
+    return lambda image: Detection(image.shape[:2], 0.0, (), 0.5)
+
+
+def predicted(folder, out, load=nothing, **changes):
+    status = predict.main(PredictSettings(paths=(folder,), out=out, **{"workers": 0} | changes), load)
+    return status, faults.lines_of(out / "predictions.jsonl")
+
+
+def write_picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    return path
+
+
+# Hostile files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", fuzz.READERS)
+def test_mutated_files_are_read_or_refused_in_one_line(kind, tmp_path):
+    counts = fuzz.campaign(kind, 60, 11, tmp_path)
+    print(fuzz.summary(kind, counts))
+    assert counts["broken"] == 0, list(fuzz.reasons(tmp_path))
+    assert counts["read"] + counts["refused"] == 60 and counts["refused"] > 5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in fuzz.READERS if kind != "checkpoint"])
+def test_the_originals_are_read(kind, tmp_path):
+    for number, data in enumerate(fuzz.originals(kind, tmp_path)):
+        path = tmp_path / f"{number}{fuzz.SUFFIXES[kind]}"
+        path.write_bytes(data)
+        assert fuzz.read(kind, path, tmp_path) == "read"
+
+
+GUARD = """
+import os, socket, subprocess, sys
+from pathlib import Path
+import fuzz
+
+def reader(path, folder):
+    match path.name:
+        case "writes": (folder / "stray").write_text("x")
+        case "starts": subprocess.run(["true"])
+        case "removes": os.unlink(folder / "stray")
+        case "connects": socket.socket().connect_ex(("127.0.0.1", 9))
+        case "fails": [][0]
+        case "grows": bytearray(3 << 30)
+        case "babbles": raise fuzz.InputError("two\\nlines")
+        case "refuses": raise fuzz.InputError("no")
+
+fuzz.READERS["npy"] = reader
+folder = Path(sys.argv[1])
+fuzz.start("npy", folder, folder / "sample")
+for name in sys.argv[2:]:
+    print(fuzz.examine("npy", folder / name, folder)[0])
+"""
+
+
+def test_the_guard_sees_what_readers_must_not_do(tmp_path):
+    names = ["good", "refuses", "writes", "starts", "removes", "connects", "fails", "grows", "babbles"]
+    done = subprocess.run([sys.executable, "-c", GUARD, tmp_path, *names], cwd=ROOT, capture_output=True, text=True)
+    said = dict(zip(names, done.stdout.splitlines(), strict=True))
+    assert said["good"] == "read" and said["refuses"] == "refused: no"
+    for name, words in {
+        "writes": "stray", "starts": "subprocess.Popen", "removes": "os.remove", "connects": "socket.connect",
+        "fails": "IndexError", "grows": "MemoryError", "babbles": "several lines",
+    }.items():  # fmt: skip
+        assert said[name].startswith("broken: ") and words in said[name], said[name]
+
+
+def test_a_pdf_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    packer = zlib.compressobj(9)
+    first = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
+    later = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
+    faults.write_pdf(tmp_path / "x.pdf", faults.pdf_stream(b"/Filter/FlateDecode", first + later * 3000), [])
+    assert (tmp_path / "x.pdf").stat().st_size < 5e6
+    with pytest.raises(InputError, match=r"x\.pdf: PDFium failed, perhaps for more than 2 GiB"):
+        pdf.find_figures(tmp_path / "x.pdf")
+
+
+def test_a_pdf_that_asks_for_hours_is_given_up(tmp_path, monkeypatch):
+    """Forms that draw forms ten times each, four deep: 1.7 KB. The limit is the processor's time, here 1 s."""
+    form = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</F %d 0 R>>>>"
+    forms = [faults.pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 10)]
+    image = faults.pdf_stream(b"/Type/XObject/Subtype/Image/Width 9/Height 9/ColorSpace/DeviceGray/BitsPerComponent 8",
+                              bytes(81))  # fmt: skip
+    faults.write_pdf(tmp_path / "x.pdf", faults.pdf_stream(b"", b"/F Do " * 10), [*forms, image])
+    hurried = tmp_path / "pdf.py"
+    hurried.write_text(Path(pdf.__file__).read_text().replace("PAGE_SECONDS = 8", "PAGE_SECONDS = 0"))
+    monkeypatch.setattr(pdf, "__file__", str(hurried))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(InputError, match=r"x\.pdf: a page takes longer than"):
+        pdf.find_figures(tmp_path / "x.pdf")
+
+
+def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch):
+    crashing = tmp_path / "crash.py"
+    crashing.write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.setattr(pdf, "__file__", str(crashing))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.pdf").write_bytes(b"%PDF-1.7")
+    write_picture(tmp_path / "in/y.png")
+    status, lines = predicted(tmp_path / "in", tmp_path / "out")
+    assert status == 4 and [line["verdict"] for line in lines] == ["unreadable", "nothing found"]
+    assert "PDFium failed" in lines[0]["error"]
+
+
+# Names and folders --------------------------------------------------------------------------------------------------
+
+
+def test_names_reach_neither_the_terminal_nor_a_spreadsheet_as_commands(tmp_path, capsys):
+    for name in ("\x1b[31m.png", "=1+1.png", "@SUM(A1).png", "plain.png"):
+        write_picture(tmp_path / "in" / name).write_bytes(b"broken" if "31m" in name else b"")
+        if "31m" not in name:
+            write_picture(tmp_path / "in" / name)
+    predicted(tmp_path / "in", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\\x1b[31m" in said
+    cases = [row.split(",")[0] for row in (tmp_path / "out/submission.csv").read_text().splitlines()[1:]]
+    assert "plain" in cases and len(cases) == 4
+    assert not any(case.startswith(("=", "@")) for case in cases), cases
+    assert one_line("a\n\tb\x07\udcff é") == r"a b\x07\udcff é"
+
+
+@pytest.mark.parametrize("reader", ["predict", "train"])
+def test_a_folder_that_cannot_be_listed_is_named_not_left_out(tmp_path, monkeypatch, reader):
+    write_picture(tmp_path / "in/a.png")
+    write_picture(tmp_path / "in/closed/b.png")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises((PermissionError, InputError), match="closed"):
+        if reader == "predict":
+            predict.find_inputs([tmp_path / "in"], tmp_path / "out")
+        else:
+            dataset.find_pictures(tmp_path / "in")
+
+
+# Prediction ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_vanish_or_change_during_the_run_cost_themselves_alone(tmp_path):
+    paths = [write_picture(tmp_path / f"in/{number}.png", number) for number in range(5)]
+
+    def load(settings):
+        def detect(image):
+            if paths[1].exists():  # at the first picture
+                paths[1].unlink()
+                paths[2].write_bytes(paths[2].read_bytes()[:300])
+                paths[3].unlink()
+                os.mkfifo(paths[3])
+            return Detection(image.shape[:2], 0.0, (), 0.5)
+
+        return detect
+
+    status, lines = predicted(tmp_path / "in", tmp_path / "out", load)
+    assert status == 4
+    assert [line["verdict"] for line in lines] == ["nothing found", *["unreadable"] * 3, "nothing found"]
+    assert ["gone" in lines[1]["error"], "cut off" in lines[2]["error"], "regular" in lines[3]["error"]] == [True] * 3
+
+
+def test_what_killed_runs_left_behind_is_removed(tmp_path):
+    write_picture(tmp_path / "in/a.png")
+    predicted(tmp_path / "in", tmp_path / "out")
+    for name in (".predictions.jsonl.7.tmp", ".submission.csv.7.tmp", "report/.index.html.7.tmp", "masks/.a.png.7.tmp"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("half")
+    predicted(tmp_path / "in", tmp_path / "out", resume=True)
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
+    for number in range(4):
+        write_picture(tmp_path / f"in/{number}.png", number)
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *faults.FAST, "--workers", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
+    assert done.returncode == 2 and "File too large; free some space" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(faults.lines_of(tmp_path / "out/predictions.jsonl")) == 4
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(data, backbone, tmp_path):
+    return TrainSettings(
+        data=DataSettings(data=data),
+        out=tmp_path / "run",
+        epochs=2,
+        batch_size=2,
+        accumulation=2,
+        loader=LoaderSettings(workers=0, synthesis_probability=0.5),
+        model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
+    )
+
+
+def terminate_at(monkeypatch, owner, name, number):
+    """SIGTERM to this process at the start of the numbered call of a function."""
+    whole, calls = getattr(owner, name), []
+
+    def interrupted(*arguments, **more):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+def run_of(folder):
+    import torch
+
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in faults.lines_of(folder / "log.jsonl")]
+    state = torch.load(folder / "last.pt", weights_only=True)
+    return lines, state["progress"], {name: value.tolist() for name, value in state["model"]["head"].items()}
+
+
+def test_sigterm_in_validation_in_accumulation_and_in_the_first_step(settings, monkeypatch, tmp_path):
+    from losses import ForgeryLoss
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    assert train.main(settings) == 0
+    stopped = replace(settings, out=tmp_path / "stopped")
+    places = [(ForgeryLoss, "forward", 1), (ForgeryLoss, "forward", 2), (Detector, "detect", 1)]
+    for number, (owner, name, call) in enumerate(places):
+        with monkeypatch.context() as patch:
+            terminate_at(patch, owner, name, call)
+            assert train.main(replace(stopped, resume=number > 0)) == 128 + signal.SIGTERM
+    assert train.main(replace(stopped, resume=True)) == 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert run_of(stopped.out) == run_of(settings.out)
+
+
+def test_what_a_killed_training_left_behind_is_removed(settings):
+    settings.out.mkdir()
+    for name in (".last.pt.7.tmp", ".log.jsonl.7.tmp"):
+        (settings.out / name).write_text("half")
+    train.main(replace(settings, epochs=1))
+    assert not list(settings.out.glob(".*"))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(settings, tmp_path):
+    arguments = ["--data", settings.data.data, "--out", settings.out, "--backbone", settings.model.backbone,
+                 "--batch-size", 8, "--workers", 0, "--image-size", 56, "--head-widths", 16, "--embedding-size", 8,
+                 "--epochs", 1]  # fmt: skip
+    command = [sys.executable, "train.py", *map(str, arguments)]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
+    error = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len(error) == 1 and "File too large; free some space" in error[0]
+    assert not (settings.out / "last.pt").exists() and not list(settings.out.glob(".*"))
+    assert json.loads((settings.out / "settings.json").read_text())["epochs"] == 1
