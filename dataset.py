@@ -873,8 +873,10 @@ class ContentCache:
         """`folder` is made when missing; `limit_gb` in 10^9 bytes; `size` is S."""
         self.folder, self.limit, self.size = Path(folder), int(limit_gb * 1e9), size
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked_total() as total, os.scandir(self.folder) as entries:
-            total[0] = sum(entry.stat().st_size for entry in entries if entry.name.endswith(".picture"))
+        with self._locked_total() as total:
+            for left in self.folder.glob(".*.tmp"):  # of a process that was killed: files are written under the lock
+                left.unlink()
+            total[0] = sum(path.stat().st_size for path in self.folder.glob("*.picture"))
 
     def load(self, picture: Picture) -> Content | None:
         """The cached content, or None where there is none that can be believed."""

@@ -928,6 +928,17 @@ def test_cache_keeps_to_its_limit(tmp_path):
     assert int((tmp_path / "cache" / "total").read_text()) == size
 
 
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path, forged):
+    cache = ContentCache(tmp_path / "cache", 1, 112)
+    fresh = read_content(forged, 112, data_settings(tmp_path), cache)
+    (tmp_path / "cache" / ".0123.picture.7.tmp").write_bytes(b"half")
+    (tmp_path / "cache" / "total").write_text("")  # killed between cutting it off and writing the sum
+    cache = ContentCache(tmp_path / "cache", 1, 112)
+    (path,) = (tmp_path / "cache").glob("*.picture")
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {path.name, "total"}
+    assert int((tmp_path / "cache" / "total").read_text()) == path.stat().st_size and same(cache.load(forged), fresh)
+
+
 def hammer(cache_folder, root, seed, answers):
     config, pictures = data_settings(root), find_pictures(root)
     cache = ContentCache(cache_folder, 200_000 / 1e9, 112)
