@@ -115,10 +115,10 @@ class ModelSettings:
 
     backbone: str = "facebook/dinov2-base"  # hub name, local folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small one that ships
     image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; the grid has side / 14 cells
-    preset: Literal["method", "self-correlation"] = "method"  # what the head sees of a cell: its token; or also where in the picture the token stands again
+    preset: Literal["method", "self-correlation", "patch-correlation"] = "method"  # what the head sees of a cell: its token; its token and where in the picture similar tokens stand; its token and where its pixels stand again
     neighbours: int = 6  # preset self-correlation: most similar cells that are looked at for each cell
-    exclusion: int = 2  # preset self-correlation: cells this near are no match, in cells (the larger of rows and columns)
-    correlation_width: int = 48  # preset self-correlation: channels of the two convolutions over the similarities
+    exclusion: int = 2  # both presets with correlation: cells this near are no match, in cells (the larger of rows and columns)
+    correlation_width: int = 48  # both presets with correlation: channels of the two convolutions over the similarities
     head_widths: tuple[int, ...] = (1024, 768)  # hidden widths of the MLP head
     embedding_size: int = 512  # length of the unit vector of each cell
     unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen
@@ -172,7 +172,7 @@ class MatchingSettings:
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
     match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    max_verified: int = 30  # most candidates per search that are aligned over their whole region
+    max_verified: int = 60  # most candidates per picture that are aligned over their whole region
 
 
 @dataclass(frozen=True)

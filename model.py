@@ -9,7 +9,6 @@ checkpoints, which are read with `weights_only=True`, so that a file from a stra
 
 import contextlib
 import hashlib
-import math
 import pickle
 import urllib.request
 import zipfile
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config import EMBEDDED_BACKBONE, PATCH, InputError, ModelSettings, from_dict, to_dict, write_whole
+from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_correlation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,7 +67,7 @@ class ForgeryModel(nn.Module):
         check_correlation(settings)
         self.settings = settings
         self.backbone = backbone if backbone is not None else load_backbone(settings.backbone)
-        build = {"method": build_head, "self-correlation": CorrelationHead}[settings.preset]
+        build = build_head if settings.preset == "method" else CorrelationHead
         self.head = build(self.backbone.config.hidden_size, settings)
         self._freeze(settings.unfreeze_blocks)
         if settings.compile:
@@ -100,7 +100,7 @@ class ForgeryModel(nn.Module):
         Args:
             pixels: (B, 3, S, S) float32, normalised; S a multiple of 14.
             valid: (B, G, G) bool, G = S / 14: cells that are not padding; all when not given. Only the
-                self-correlation looks at it: padding is nobody's match.
+                correlations look at it: padding is nobody's match.
         Returns:
             (B, G, G, D) float32 unit vectors.
         """
@@ -110,7 +110,7 @@ class ForgeryModel(nn.Module):
         else:
             shape = (len(tokens), pixels.shape[-2] // PATCH, pixels.shape[-1] // PATCH)
             valid = torch.ones(shape, dtype=torch.bool, device=tokens.device) if valid is None else valid
-            embeddings = self.head(tokens, valid)
+            embeddings = self.head(tokens, pixels, valid)
         return F.normalize(embeddings.float(), dim=-1)  # float32 also inside autocast
 
     def tokens(self, pixels: Tensor) -> Tensor:
@@ -144,142 +144,40 @@ def check_correlation(settings: ModelSettings) -> None:
         )
 
 
-# Self-correlation -------------------------------------------------------------------------------------------------
-
-SUPPORT_RADIUS = 2  # cells this near (Chebyshev) are asked whether their matches agree with a cell's
-CORRELATION_EXTRAS = 11  # numbers of `self_correlation` beside the k similarities
-
-
 class CorrelationHead(nn.Module):
-    """Head of the preset `self-correlation`: each cell is described together with its best match elsewhere.
+    """Head of the other presets: each cell is described together with its best match elsewhere.
 
     A token tells what a cell shows, never whether the same stands elsewhere in the picture. So the numbers of
-    `self_correlation` go through two 3 x 3 convolutions over the grid, and the method's MLP gets, beside the token,
-    what comes out at the cell and at the cell that it matches.
+    correlation.py go through two 3 x 3 convolutions over the grid, and the method's MLP gets, beside the token, what
+    comes out at the cell and at the cell that it matches.
     """
 
     def __init__(self, width: int, settings: ModelSettings) -> None:
         super().__init__()
-        self.neighbours, self.exclusion = settings.neighbours, settings.exclusion
-        channels = settings.correlation_width
+        self.settings, channels = settings, settings.correlation_width
+        tokens = settings.preset == "self-correlation"
+        numbers = settings.neighbours + TOKEN_EXTRAS if tokens else PATCH_NUMBERS
         self.local = nn.Sequential(
-            nn.Conv2d(settings.neighbours + CORRELATION_EXTRAS, channels, 3, padding=1),
+            nn.Conv2d(numbers, channels, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
         )
         self.mlp = build_head(width + 2 * channels, settings)
 
-    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """tokens (B, G, G, hidden), valid (B, G, G) bool -> (B, G, G, D), not normalised."""
-        numbers, match = self_correlation(tokens, valid, self.neighbours, self.exclusion)
-        here = self.local(numbers.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, G, G, C)
+    def forward(self, tokens: Tensor, pixels: Tensor, valid: Tensor) -> Tensor:
+        """tokens (B, G, G, hidden), pixels (B, 3, S, S), valid (B, G, G) bool -> (B, G, G, D), not normalised."""
+        if self.settings.preset == "self-correlation":
+            found = self_correlation(tokens, valid, self.settings.neighbours, self.settings.exclusion)
+        else:
+            found = patch_correlation(pixels, valid, self.settings.exclusion)
+        return self.describe(tokens, *found)
+
+    def describe(self, tokens: Tensor, numbers: Tensor, match: Tensor) -> Tensor:
+        """The learned part: tokens (B, G, G, hidden), numbers (B, G, G, C) and match (B, G, G) -> (B, G, G, D)."""
+        here = self.local(numbers.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, G, G, channels)
         there = here.flatten(1, 2).gather(1, match.flatten(1)[..., None].expand(-1, -1, here.shape[3]))
         return self.mlp(torch.cat([tokens, here, there.view_as(here)], 3))
-
-
-def self_correlation(tokens: Tensor, valid: Tensor, neighbours: int, exclusion: int) -> tuple[Tensor, Tensor]:
-    """Where each cell's content stands again in the picture, and whether the cells around it agree.
-
-    A cell has k candidate matches: the k cells of highest cosine similarity among those further than `exclusion`
-    (Chebyshev). A candidate is supported by a cell j around cell i, at offset e = j - i, where a candidate of j lies
-    between 0.4 |e| and 2.2 |e| from it, as any copy of half to double size has it (and not a cell that is everybody's
-    match); it is supported as a mere shift where a candidate of j lies at offset e from it, +-1 cell. The candidate
-    with the highest sum of similarity and share of the 24 cells around that support it is the match.
-
-    Args:
-        tokens: (B, G_h, G_w, H). valid: (B, G_h, G_w) bool: cells that take part. neighbours: k.
-        exclusion: in cells.
-    Returns:
-        numbers: (B, G_h, G_w, k + 11) float32: the k similarities, falling; mean similarity to all distant cells;
-            similarity of the match; similarity, and support, of the match as standard scores within the picture; the
-            share of the 8 and of the 24 cells around that support it; the share of the 24 that support it as a shift;
-            closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 + cells of the picture with
-            the same displacement, +-1 cell); displacement (rows, columns) as share of the grid. Zero for cells that
-            take no part.
-        match: (B, G_h, G_w) int64: the match, counted row by row. No gradient flows through the choice.
-    Raises:
-        ValueError: the grid has no k cells outside the neighbourhood of some cell.
-    """
-    height, width = valid.shape[1:]
-    z = F.normalize(tokens.float(), dim=-1).flatten(1, 2)  # (B, N, H)
-    cells = torch.arange(height * width, device=z.device)
-    row, column = cells.div(width, rounding_mode="floor"), cells % width
-    distant = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs()) > exclusion  # (N, N)
-    if int(distant.sum(1).min()) < neighbours:
-        raise ValueError(f"a grid of {height} x {width} has no {neighbours} cells further than {exclusion} everywhere")
-    usable = distant & valid.flatten(1)[:, None]  # (B, N, N)
-    products = z @ z.transpose(1, 2)
-    similar, found = products.masked_fill(~usable, -1.0).topk(neighbours, dim=2)  # (B, N, k)
-    mean = (products * usable).sum(2) / usable.sum(2).clamp(min=1)
-    with torch.no_grad():
-        place = torch.stack([row[found], column[found]], 3).float().unflatten(1, (height, width))  # (B, G, G, k, 2)
-        place = place.masked_fill((similar.unflatten(1, (height, width)) <= -1.0)[..., None], math.inf)
-        near, wide, shifted = _support(place, valid)
-        choice = (similar.unflatten(1, (height, width)) + wide).argmax(3, keepdim=True)
-        match = found.unflatten(1, (height, width)).gather(3, choice)[..., 0]
-        own = torch.stack([row, column], 1).float().view(height, width, 2)
-        offset = torch.stack([row[match], column[match]], 3) - own  # (B, G, G, 2)
-        back = match.flatten(1).gather(1, match.flatten(1)).view_as(match)
-        returned = torch.exp(-(torch.stack([row[back], column[back]], 3) - own).square().sum(3) / 8)
-        votes = _votes(offset.long(), valid).log1p()
-        near, wide, shifted = (share.gather(3, choice)[..., 0] for share in (near, wide, shifted))
-    similarity = similar.unflatten(1, (height, width)).gather(3, choice)[..., 0]
-    mean = mean.unflatten(1, (height, width))
-    scores = [_standard_score(values, valid) for values in (similarity, wide)]
-    shape = offset / torch.tensor([height, width], device=z.device)
-    single = [mean, similarity, *scores, near, wide, shifted, returned, votes]
-    numbers = torch.cat([similar.unflatten(1, (height, width)), torch.stack(single, 3), shape], 3)
-    return numbers * valid[..., None], match
-
-
-def _support(place: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares of the cells around that support each candidate: of 8 and of 24 for any copy, of 24 for a shift.
-
-    Args:
-        place: (B, G_h, G_w, k, 2) row and column of the candidates, inf for none. valid: (B, G_h, G_w) bool.
-    Returns:
-        Three (B, G_h, G_w, k) float32.
-    """
-    radius = SUPPORT_RADIUS
-    place = place.masked_fill(~valid[..., None, None], math.inf)
-    padded = F.pad(place, (0, 0, 0, 0, radius, radius, radius, radius), value=math.inf)
-    height, width = valid.shape[1:]
-    near, wide, shifted = (torch.zeros(place.shape[:-1], device=place.device) for _ in range(3))
-    here = torch.where(place.isfinite(), place, -1e6)[..., :, None, :]  # (B, G, G, k, 1, 2); inf - inf has no value
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            if dy == dx == 0:
-                continue
-            theirs = padded[:, radius + dy : radius + dy + height, radius + dx : radius + dx + width, None]
-            between = theirs - here  # (B, G, G, k, k, 2)
-            distance, step = between.square().sum(-1), dy * dy + dx * dx
-            agrees = ((distance >= 0.16 * step) & (distance <= 4.84 * step)).any(-1)
-            move = between.sub_(torch.tensor([float(dy), float(dx)], device=place.device)).abs_().amax(-1)
-            wide += agrees
-            shifted += (move <= 1).any(-1)
-            if max(abs(dy), abs(dx)) == 1:
-                near += agrees
-    around = (2 * radius + 1) ** 2 - 1
-    return near / 8, wide / around, shifted / around
-
-
-def _votes(offset: Tensor, valid: Tensor) -> Tensor:
-    """(B, G_h, G_w) float32: cells that take part whose displacement (B, G_h, G_w, 2) int64 is the same, +-1 cell."""
-    batch, height, width = valid.shape
-    rows, columns = 2 * height + 1, 2 * width + 1
-    index = ((offset[..., 0] + height) * columns + offset[..., 1] + width).flatten(1)
-    counts = torch.zeros(batch, rows * columns, device=offset.device)
-    counts.scatter_add_(1, index, valid.flatten(1).float())
-    counts = 9 * F.avg_pool2d(counts.view(batch, 1, rows, columns), 3, stride=1, padding=1)
-    return counts.flatten(1).gather(1, index).view(batch, height, width)
-
-
-def _standard_score(values: Tensor, valid: Tensor) -> Tensor:
-    """(B, G_h, G_w) values less their mean over the picture's cells, in standard deviations (0.02 at least)."""
-    count = valid.sum((1, 2), keepdim=True).clamp(min=1)
-    centred = (values - (values * valid).sum((1, 2), keepdim=True) / count) * valid
-    return centred / (centred.square().sum((1, 2), keepdim=True) / count).sqrt().clamp(min=0.02)
 
 
 def amp_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import correlation
 import model as m
 from config import InputError, ModelSettings
 
@@ -196,7 +197,7 @@ def test_self_correlation_equals_the_loop(padded):
     valid = torch.ones(1, 9, 11, dtype=torch.bool)
     if padded:
         valid[0, :, 9:] = False
-    numbers, match = m.self_correlation(tokens, valid, neighbours=3, exclusion=2)
+    numbers, match = correlation.self_correlation(tokens, valid, neighbours=3, exclusion=2)
     expected, cells = loop_correlation(tokens[0], valid[0], 3, 2)
     assert torch.allclose(numbers[0].double(), expected, atol=1e-5)
     assert {a: divmod(int(match[0][a]), 11) for a in cells} == cells
@@ -208,15 +209,15 @@ def test_batch_and_padding_do_not_touch_a_pictures_correlation():
     tokens = torch.randn(2, 9, 9, 8, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 9, 9, dtype=torch.bool)
     valid[1, 5:] = False
-    both, _ = m.self_correlation(tokens, valid, 4, 2)
-    alone, _ = m.self_correlation(tokens[1:], valid[1:], 4, 2)
+    both, _ = correlation.self_correlation(tokens, valid, 4, 2)
+    alone, _ = correlation.self_correlation(tokens[1:], valid[1:], 4, 2)
     assert torch.equal(both[1], alone[0]) and (both[1, 5:] == 0).all()
     changed = tokens.clone()
     changed[1, 5:] = 7.0
-    assert torch.equal(m.self_correlation(changed, valid, 4, 2)[0][1], both[1])
+    assert torch.equal(correlation.self_correlation(changed, valid, 4, 2)[0][1], both[1])
     valid[1] = False
     valid[1, 0, 0] = True  # a single cell has no match at all
-    assert torch.isfinite(m.self_correlation(tokens, valid, 4, 2)[0]).all()
+    assert torch.isfinite(correlation.self_correlation(tokens, valid, 4, 2)[0]).all()
 
 
 @pytest.mark.parametrize("blocks", [0, 3])
@@ -238,7 +239,7 @@ def test_self_correlation_of_a_plain_copy():
     tokens = torch.zeros(1, 8, 8, 128)
     tokens[0] = torch.eye(128)[:64].view(8, 8, 128)  # all cells differ
     tokens[0, 0:2, 0:2] = tokens[0, 5:7, 5:7] = torch.eye(128)[64:68].view(2, 2, 128)
-    numbers, match = m.self_correlation(tokens, torch.ones(1, 8, 8, dtype=torch.bool), 3, 2)
+    numbers, match = correlation.self_correlation(tokens, torch.ones(1, 8, 8, dtype=torch.bool), 3, 2)
     assert match[0, 0, 0] == 5 * 8 + 5 and match[0, 6, 6] == 8 + 1
     assert numbers[0, 0, 0, 0] == 1 and numbers[0, 3, 3, 0] == 0
     assert numbers[0, 0, 0, 3 + 7] == 1  # the match's match is the cell
@@ -248,7 +249,7 @@ def test_grids_without_distant_cells_are_refused(backbone):
     with pytest.raises(InputError, match="--image-size 56 gives 4 x 4 cells, of which 0"):
         m.ForgeryModel(settings(backbone, preset="self-correlation"))
     with pytest.raises(ValueError, match="has no 3 cells"):
-        m.self_correlation(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, dtype=torch.bool), 3, 2)
+        correlation.self_correlation(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, dtype=torch.bool), 3, 2)
 
 
 def test_too_many_blocks_and_odd_sizes_are_refused(backbone):

@@ -1,0 +1,296 @@
+"""Where the content of a cell stands again in the picture: what a token alone cannot tell.
+
+    numbers, match = self_correlation(tokens, valid, neighbours=6, exclusion=2)     by the backbone's tokens
+    numbers, match = patch_correlation(pixels, valid, exclusion=2)                  by the pixels, 3 px apart
+
+Tokens lie 14 px apart, and a copy hardly ever lies a multiple of 14 px from its source: already 4 px between the two
+grids take the share of cells that find their copy from 0.95 to 0.11. So `patch_correlation` compares each cell with
+windows 3 px apart, turned and mirrored in the eight ways that need no resampling. Nothing here is learned.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from config import PATCH
+
+SUPPORT_RADIUS = 2  # cells this near (Chebyshev) are asked whether their matches agree with a cell's
+TOKEN_EXTRAS = 11  # numbers of `self_correlation` beside the k similarities
+PATCH_NUMBERS = 13  # numbers of `patch_correlation`
+WINDOW = 20  # side in pixels of the windows that are compared
+STRIDE = 3  # pixels between the windows in which a cell is looked for
+ORDERS = 6  # cosine waves up to this sum of orders describe a window
+NOISE = 2.0  # standard deviation, of 255, at which a window's similarity is halved: smooth areas look alike
+TOLERANCE = 5  # pixels by which matches that support each other may differ
+
+
+def self_correlation(tokens: Tensor, valid: Tensor, neighbours: int, exclusion: int) -> tuple[Tensor, Tensor]:
+    """Where each cell's content stands again in the picture, and whether the cells around it agree.
+
+    A cell has k candidate matches: the k cells of highest cosine similarity among those further than `exclusion`
+    (Chebyshev). A candidate is supported by a cell j around cell i, at offset e = j - i, where a candidate of j lies
+    between 0.4 |e| and 2.2 |e| from it, as any copy of half to double size has it (and not a cell that is everybody's
+    match); it is supported as a mere shift where a candidate of j lies at offset e from it, +-1 cell. The candidate
+    with the highest sum of similarity and share of the 24 cells around that support it is the match.
+
+    Args:
+        tokens: (B, G_h, G_w, H). valid: (B, G_h, G_w) bool: cells that take part. neighbours: k.
+        exclusion: in cells.
+    Returns:
+        numbers: (B, G_h, G_w, k + 11) float32: the k similarities, falling; mean similarity to all distant cells;
+            similarity of the match; similarity, and support, of the match as standard scores within the picture; the
+            share of the 8 and of the 24 cells around that support it; the share of the 24 that support it as a shift;
+            closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 + cells of the picture with
+            the same displacement, +-1 cell); displacement (rows, columns) as share of the grid. Zero for cells that
+            take no part.
+        match: (B, G_h, G_w) int64: the match, counted row by row. No gradient flows through the choice.
+    Raises:
+        ValueError: the grid has no k cells outside the neighbourhood of some cell.
+    """
+    height, width = valid.shape[1:]
+    z = F.normalize(tokens.float(), dim=-1).flatten(1, 2)  # (B, N, H)
+    cells = torch.arange(height * width, device=z.device)
+    row, column = cells.div(width, rounding_mode="floor"), cells % width
+    distant = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs()) > exclusion  # (N, N)
+    if int(distant.sum(1).min()) < neighbours:
+        raise ValueError(f"a grid of {height} x {width} has no {neighbours} cells further than {exclusion} everywhere")
+    usable = distant & valid.flatten(1)[:, None]  # (B, N, N)
+    products = z @ z.transpose(1, 2)
+    similar, found = products.masked_fill(~usable, -1.0).topk(neighbours, dim=2)  # (B, N, k)
+    mean = (products * usable).sum(2) / usable.sum(2).clamp(min=1)
+    with torch.no_grad():
+        place = torch.stack([row[found], column[found]], 3).float().unflatten(1, (height, width))  # (B, G, G, k, 2)
+        place = place.masked_fill((similar.unflatten(1, (height, width)) <= -1.0)[..., None], math.inf)
+        near, wide, shifted = _support(place, valid)
+        choice = (similar.unflatten(1, (height, width)) + wide).argmax(3, keepdim=True)
+        match = found.unflatten(1, (height, width)).gather(3, choice)[..., 0]
+        own = torch.stack([row, column], 1).float().view(height, width, 2)
+        offset = torch.stack([row[match], column[match]], 3) - own  # (B, G, G, 2)
+        back = match.flatten(1).gather(1, match.flatten(1)).view_as(match)
+        returned = torch.exp(-(torch.stack([row[back], column[back]], 3) - own).square().sum(3) / 8)
+        votes = _votes(offset.long(), valid).log1p()
+        near, wide, shifted = (share.gather(3, choice)[..., 0] for share in (near, wide, shifted))
+    similarity = similar.unflatten(1, (height, width)).gather(3, choice)[..., 0]
+    mean = mean.unflatten(1, (height, width))
+    scores = [_standard_score(values, valid) for values in (similarity, wide)]
+    shape = offset / torch.tensor([height, width], device=z.device)
+    single = [mean, similarity, *scores, near, wide, shifted, returned, votes]
+    numbers = torch.cat([similar.unflatten(1, (height, width)), torch.stack(single, 3), shape], 3)
+    return numbers * valid[..., None], match
+
+
+def _support(place: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares of the cells around that support each candidate: of 8 and of 24 for any copy, of 24 for a shift.
+
+    Args:
+        place: (B, G_h, G_w, k, 2) row and column of the candidates, inf for none. valid: (B, G_h, G_w) bool.
+    Returns:
+        Three (B, G_h, G_w, k) float32.
+    """
+    radius = SUPPORT_RADIUS
+    place = place.masked_fill(~valid[..., None, None], math.inf)
+    padded = F.pad(place, (0, 0, 0, 0, radius, radius, radius, radius), value=math.inf)
+    height, width = valid.shape[1:]
+    near, wide, shifted = (torch.zeros(place.shape[:-1], device=place.device) for _ in range(3))
+    here = torch.where(place.isfinite(), place, -1e6)[..., :, None, :]  # (B, G, G, k, 1, 2); inf - inf has no value
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            if dy == dx == 0:
+                continue
+            theirs = padded[:, radius + dy : radius + dy + height, radius + dx : radius + dx + width, None]
+            between = theirs - here  # (B, G, G, k, k, 2)
+            distance, step = between.square().sum(-1), dy * dy + dx * dx
+            agrees = ((distance >= 0.16 * step) & (distance <= 4.84 * step)).any(-1)
+            move = between.sub_(torch.tensor([float(dy), float(dx)], device=place.device)).abs_().amax(-1)
+            wide += agrees
+            shifted += (move <= 1).any(-1)
+            if max(abs(dy), abs(dx)) == 1:
+                near += agrees
+    around = (2 * radius + 1) ** 2 - 1
+    return near / 8, wide / around, shifted / around
+
+
+def _votes(offset: Tensor, valid: Tensor) -> Tensor:
+    """(B, G_h, G_w) float32: cells that take part whose displacement (B, G_h, G_w, 2) int64 is the same, +-1 cell."""
+    batch, height, width = valid.shape
+    rows, columns = 2 * height + 1, 2 * width + 1
+    index = ((offset[..., 0] + height) * columns + offset[..., 1] + width).flatten(1)
+    counts = torch.zeros(batch, rows * columns, device=offset.device)
+    counts.scatter_add_(1, index, valid.flatten(1).float())
+    counts = 9 * F.avg_pool2d(counts.view(batch, 1, rows, columns), 3, stride=1, padding=1)
+    return counts.flatten(1).gather(1, index).view(batch, height, width)
+
+
+def patch_correlation(pixels: Tensor, valid: Tensor, exclusion: int) -> tuple[Tensor, Tensor]:
+    """The window of the picture that is most like each cell, and whether the cells around it agree.
+
+    A window of 20 px around each cell's middle is compared with all windows 3 px apart whose corner is further than
+    `exclusion` cells away (Chebyshev), by the cosine between their low cosine waves without the mean (27 numbers,
+    Fridrich et al. 2003 use such for blocks; contrast and brightness fall out), damped where there is hardly more
+    than noise. Each of the eight flips and right-angle turns A gives the cell a best window. A cell j around cell i
+    supports it where, for the same A, j's best window lies where i's, carried on by A, has it (+-5 px). The window
+    with the highest sum of similarity and support by the 24 cells around is the match.
+
+    Args:
+        pixels: (B, 3, S, S) float32, normalised as by `model.to_pixels`; no gradient flows to them.
+        valid: (B, G, G) bool, G = S / 14: cells that take part.
+        exclusion: in cells.
+    Returns:
+        numbers: (B, G, G, 13) float32: similarity of the match; the best one of the other seven ways; the one of the
+            mere shift; share of the 8 and of the 24 cells around that support it; similarity and support as standard
+            scores within the picture; closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 +
+            cells that moved the same way, +-7 px); log(1 + standard deviation of the window, of 255); 1 for a mere
+            shift; displacement (rows, columns) as share of the side. Zero for cells that take no part.
+        match: (B, G, G) int64: the cell under the match's middle, counted row by row.
+    """
+    with torch.no_grad():
+        grey = _grey(pixels)
+        turns = _turns(pixels.device)
+        results = [_correlate_picture(picture, v, turns, exclusion) for picture, v in zip(grey, valid, strict=True)]
+    numbers, match = (torch.stack(parts) for parts in zip(*results, strict=True))
+    return numbers, match
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """(B, 3, S, S) normalised pixels -> (B, S, S) grey values about 0, in steps of 255."""
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=pixels.device) * 255
+    return (pixels.float() * deviation[:, None, None]).mean(1)
+
+
+def _turns(device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The eight ways: signs (27,) and order (27,) of a window's waves, and what it does to offsets (2, 2).
+
+    A flip of the rows changes the sign of waves of odd row order; an exchange of rows and columns exchanges orders.
+    """
+    orders = _orders()
+    row, column = torch.tensor(orders, device=device).T
+    swapped = torch.tensor([orders.index((v, u)) for u, v in orders], device=device)
+    turns = []
+    for exchange in (False, True):
+        for flip_row in (1.0, -1.0):
+            for flip_column in (1.0, -1.0):
+                signs = flip_row**row * flip_column**column
+                order = swapped if exchange else torch.arange(len(orders), device=device)
+                moves = torch.diag(torch.tensor([flip_row, flip_column], device=device))
+                turns.append((signs[order], order, moves.flip(0) if exchange else moves))
+    return turns
+
+
+def _orders() -> list[tuple[int, int]]:
+    return [(u, v) for u in range(ORDERS + 1) for v in range(ORDERS + 1) if 1 <= u + v <= ORDERS]
+
+
+def _waves(device: torch.device) -> Tensor:
+    """(27, 1, 20, 20) float32 orthonormal cosine waves (DCT-II) without the constant one."""
+    position = (torch.arange(WINDOW, device=device) + 0.5) * math.pi / WINDOW
+    waves = torch.stack([torch.outer((u * position).cos(), (v * position).cos()) for u, v in _orders()])
+    return (waves / waves.flatten(1).norm(dim=1)[:, None, None])[:, None]
+
+
+def _correlate_picture(
+    grey: Tensor, valid: Tensor, turns: list[tuple[Tensor, Tensor, Tensor]], exclusion: int
+) -> tuple[Tensor, Tensor]:
+    """`patch_correlation` of one picture: (S, S), (G, G) -> (G, G, 13), (G, G)."""
+    side, device = len(valid), grey.device
+    margin = (WINDOW - PATCH) // 2  # cell c's window begins at 14 c - 3, so the picture gets a margin
+    padded = F.pad(grey[None, None], (margin,) * 4, mode="replicate")
+    waves = _waves(device)
+    cells = F.conv2d(padded, waves, stride=PATCH)[0].flatten(1).T  # (N, 27)
+    windows = F.conv2d(padded, waves, stride=STRIDE)[0]  # (27, R, R)
+    reach = windows.shape[1]
+    windows = windows.flatten(1).T
+    deviation = cells.norm(dim=1) / WINDOW
+    floor = (NOISE * WINDOW) ** 2
+    cells, windows = (v / (v.square().sum(1, keepdim=True) + floor).sqrt() for v in (cells, windows))
+    at = torch.arange(side * side, device=device)
+    own = torch.stack([at // side, at % side], 1) * PATCH  # (N, 2) corners of the cells' windows
+    ours = torch.arange(reach * reach, device=device)
+    corner = torch.stack([ours // reach, ours % reach], 1) * STRIDE  # (R * R, 2)
+    active = ((deviation >= NOISE / 2) & valid.flatten()).nonzero()[:, 0]
+    places = torch.arange(reach, device=device) * STRIDE
+    rows, columns = ((own[active, k, None] - places).abs() <= exclusion * PATCH for k in (0, 1))  # (n, R)
+    under = (places // PATCH).clamp(max=side - 1)
+    barred = rows[:, :, None] & columns[:, None, :] | ~valid[under[:, None], under]
+    barred = barred.flatten(1)  # (n, R * R): too near, or outside of the picture
+    similar = torch.zeros(len(turns), side * side, device=device)
+    found = torch.full((len(turns), side * side, 2), math.inf, device=device)
+    if len(active):
+        for k, (signs, order, _) in enumerate(turns):
+            products = (cells[active][:, order] * signs) @ windows.T
+            best, index = products.masked_fill_(barred, -1.0).max(1)
+            similar[k, active], found[k, active] = best.clamp(min=0), corner[index].float()
+            found[k, active[best <= 0]] = math.inf
+    near, wide = _patch_support(found.unflatten(1, (side, side)), torch.stack([turn[2] for turn in turns]))
+    choice = (similar + wide).argmax(0)
+    numbers, match = _patch_numbers(similar, found, near, wide, choice, own, turns, valid)
+    numbers[..., 9] = deviation.log1p().view(side, side)
+    return numbers * valid[..., None], match
+
+
+def _patch_support(found: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """found (8, G, G, 2), moves (8, 2, 2) -> shares (8, N) of the 8 and of the 24 cells around that support a match."""
+    radius, side = SUPPORT_RADIUS, found.shape[1]
+    padded = F.pad(found, (0, 0, radius, radius, radius, radius), value=math.inf)
+    here = torch.where(found.isfinite(), found, -1e6)
+    near, wide = torch.zeros(2, *found.shape[:3], device=found.device)
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            if dy == dx == 0:
+                continue
+            step = PATCH * (moves @ torch.tensor([float(dy), float(dx)], device=found.device))  # (8, 2)
+            theirs = padded[:, radius + dy : radius + dy + side, radius + dx : radius + dx + side]
+            agrees = (theirs - here - step[:, None, None]).abs().amax(3) <= TOLERANCE
+            wide += agrees
+            if max(abs(dy), abs(dx)) == 1:
+                near += agrees
+    return (near / 8).flatten(1), (wide / 24).flatten(1)
+
+
+def _patch_numbers(
+    similar: Tensor,
+    found: Tensor,
+    near: Tensor,
+    wide: Tensor,
+    choice: Tensor,
+    own: Tensor,
+    turns: list[tuple[Tensor, Tensor, Tensor]],
+    valid: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Numbers (G, G, 13) and match (G, G) from the eight best windows of each cell and the chosen one."""
+    side, size = len(valid), len(valid) * PATCH
+    pick = choice[None]
+    best, near, wide = (values.gather(0, pick)[0] for values in (similar, near, wide))
+    place = found.gather(0, pick[..., None].expand(-1, -1, 2))[0]  # (N, 2)
+    known = place.isfinite().all(1)
+    place = torch.where(known[:, None], place, own.float())
+    others = similar.scatter(0, pick, -1.0).amax(0).clamp(min=0)
+    middle = ((place + PATCH // 2) / PATCH).long().clamp(0, side - 1)
+    match = middle[:, 0] * side + middle[:, 1]
+    # What lies at an offset from the match's cell is looked for at that offset from its match, turned likewise.
+    back = (place[match] - own).norm(dim=1) / PATCH
+    returned = torch.exp(-back.square() / 8) * known * known[match]
+    # A cell at p went to A p + t: all cells of a copy share A and t.
+    moves = torch.stack([turn[2] for turn in turns])[choice]  # (N, 2, 2)
+    shift = place - (moves @ own.float()[..., None])[..., 0]  # between -2 S and 2 S
+    bins = (shift / (PATCH / 2)).round().long() + 4 * side + 1
+    width = 8 * side + 4
+    index = (choice * width + bins[:, 0]) * width + bins[:, 1]
+    counts = torch.zeros(len(turns) * width * width, device=own.device)
+    counts.scatter_add_(0, index, (known & valid.flatten()).float())
+    counts = 9 * F.avg_pool2d(counts.view(len(turns), 1, width, width), 3, stride=1, padding=1)
+    votes = counts.flatten()[index].log1p() * known
+    grid = (1, side, side)
+    scores = [_standard_score(values.view(grid), valid[None])[0].flatten() for values in (best, wide)]
+    offset = (place - own) / size
+    columns = [best, others, similar[0], near, wide, *scores, returned, votes, torch.zeros_like(best)]
+    columns += [(choice == 0).float() * known, offset[:, 0], offset[:, 1]]
+    return torch.stack(columns, 1).view(side, side, -1), match.view(side, side)
+
+
+def _standard_score(values: Tensor, valid: Tensor) -> Tensor:
+    """(B, G_h, G_w) values less their mean over the picture's cells, in standard deviations (0.02 at least)."""
+    count = valid.sum((1, 2), keepdim=True).clamp(min=1)
+    centred = (values - (values * valid).sum((1, 2), keepdim=True) / count) * valid
+    return centred / (centred.square().sum((1, 2), keepdim=True) / count).sqrt().clamp(min=0.02)
