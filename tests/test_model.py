@@ -1,9 +1,7 @@
 """Backbones from every source, the head, freezing, checkpoints and what is refused."""
 
 import errno
-import math
 import pickle
-import statistics
 import time
 import zipfile
 
@@ -12,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import correlation
 import model as m
 from config import InputError, ModelSettings
 
@@ -141,88 +138,10 @@ def test_gradients_reach_what_is_trained_and_nothing_else(backbone, blocks):
     assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def loop_correlation(tokens, valid, k, exclusion):
-    """`self_correlation` of one picture by loops: tokens (H, W, D), valid (H, W)."""
-    height, width = valid.shape
-    cells = [(r, c) for r in range(height) for c in range(width)]
-    z = {cell: F.normalize(tokens[cell].double(), dim=0) for cell in cells}
-
-    def far(a, b):
-        return max(abs(a[0] - b[0]), abs(a[1] - b[1])) > exclusion
-
-    similar = {a: {b: float(z[a] @ z[b]) for b in cells if far(a, b) and valid[b]} for a in cells}
-    best = {a: sorted(similar[a], key=lambda b, a=a: -similar[a][b])[:k] for a in cells}
-    support = {}
-    for a in cells:
-        for b in best[a]:
-            near = wide = shift = 0
-            for dy in range(-2, 3):
-                for dx in range(-2, 3):
-                    j = (a[0] + dy, a[1] + dx)
-                    if (dy, dx) == (0, 0) or j not in best or not valid[j]:
-                        continue
-                    d = [math.hypot(m[0] - b[0], m[1] - b[1]) / math.hypot(dy, dx) for m in best[j]]
-                    agrees = any(0.4 <= value <= 2.2 for value in d)
-                    wide += agrees
-                    near += agrees and max(abs(dy), abs(dx)) == 1
-                    shift += any(max(abs(m[0] - b[0] - dy), abs(m[1] - b[1] - dx)) <= 1 for m in best[j])
-            support[a, b] = (near / 8, wide / 24, shift / 24)
-    match = {a: max(best[a], key=lambda b, a=a: similar[a][b] + support[a, b][1]) for a in cells if valid[a]}
-    offset = {a: (match[a][0] - a[0], match[a][1] - a[1]) for a in match}
-
-    def score(values):
-        spread = max(0.02, statistics.pstdev(values.values()))
-        return {a: (value - statistics.fmean(values.values())) / spread for a, value in values.items()}
-
-    likeness = score({a: similar[a][match[a]] for a in match})
-    agreement = score({a: support[a, match[a]][1] for a in match})
-    numbers = torch.zeros(height, width, k + 11, dtype=torch.float64)
-    for a in match:
-        back = match[match[a]]
-        votes = sum(max(abs(offset[a][0] - o[0]), abs(offset[a][1] - o[1])) <= 1 for o in offset.values())
-        numbers[a] = torch.tensor([
-            *(similar[a][b] for b in best[a]), statistics.fmean(similar[a].values()), similar[a][match[a]],
-            likeness[a], agreement[a], *support[a, match[a]],
-            math.exp(-((back[0] - a[0]) ** 2 + (back[1] - a[1]) ** 2) / 8), math.log(1 + votes),
-            offset[a][0] / height, offset[a][1] / width,
-        ])  # fmt: skip
-    return numbers, match
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_self_correlation_equals_the_loop(padded):
-    generator = torch.Generator().manual_seed(4)
-    tokens = torch.randn(1, 9, 11, 12, generator=generator)
-    tokens[0, 6:9, 1:4] = tokens[0, 0:3, 7:10] + 0.1 * torch.randn(3, 3, 12, generator=generator)
-    valid = torch.ones(1, 9, 11, dtype=torch.bool)
-    if padded:
-        valid[0, :, 9:] = False
-    numbers, match = correlation.self_correlation(tokens, valid, neighbours=3, exclusion=2)
-    expected, cells = loop_correlation(tokens[0], valid[0], 3, 2)
-    assert torch.allclose(numbers[0].double(), expected, atol=1e-5)
-    assert {a: divmod(int(match[0][a]), 11) for a in cells} == cells
-    if not padded:
-        assert cells[1, 8] == (7, 2) and numbers[0, 1, 8, 3 + 6] == 8 / 24  # a shift: the other 8 of the 3 x 3 agree
-
-
-def test_batch_and_padding_do_not_touch_a_pictures_correlation():
-    tokens = torch.randn(2, 9, 9, 8, generator=torch.Generator().manual_seed(0))
-    valid = torch.ones(2, 9, 9, dtype=torch.bool)
-    valid[1, 5:] = False
-    both, _ = correlation.self_correlation(tokens, valid, 4, 2)
-    alone, _ = correlation.self_correlation(tokens[1:], valid[1:], 4, 2)
-    assert torch.equal(both[1], alone[0]) and (both[1, 5:] == 0).all()
-    changed = tokens.clone()
-    changed[1, 5:] = 7.0
-    assert torch.equal(correlation.self_correlation(changed, valid, 4, 2)[0][1], both[1])
-    valid[1] = False
-    valid[1, 0, 0] = True  # a single cell has no match at all
-    assert torch.isfinite(correlation.self_correlation(tokens, valid, 4, 2)[0]).all()
-
-
+@pytest.mark.parametrize("preset", ["self-correlation", "patch-correlation"])
 @pytest.mark.parametrize("blocks", [0, 3])
-def test_self_correlation_preset_trains_head_or_all(backbone, blocks):
-    model = m.ForgeryModel(correlating(backbone, unfreeze_blocks=blocks)).train()
+def test_presets_with_correlation_train_the_head_or_all(backbone, blocks, preset):
+    model = m.ForgeryModel(correlating(backbone, preset, unfreeze_blocks=blocks)).train()
     out = model(pixels(size=112), torch.ones(2, 8, 8, dtype=torch.bool))
     assert out.shape == (2, 8, 8, 8)
     (out * torch.randn(2, 8, 8, 8)).sum().backward()
@@ -231,25 +150,22 @@ def test_self_correlation_preset_trains_head_or_all(backbone, blocks):
     assert any(name.startswith("backbone.") for name in reached) is (blocks > 0)
 
 
-def correlating(backbone, **other):
-    return ModelSettings(backbone, 112, "self-correlation", 3, 2, 8, (24, 16), 8, **other)
+def correlating(backbone, preset, **other):
+    return ModelSettings(backbone, 112, preset, 3, 2, 8, (24, 16), 8, **other)
 
 
-def test_self_correlation_of_a_plain_copy():
-    tokens = torch.zeros(1, 8, 8, 128)
-    tokens[0] = torch.eye(128)[:64].view(8, 8, 128)  # all cells differ
-    tokens[0, 0:2, 0:2] = tokens[0, 5:7, 5:7] = torch.eye(128)[64:68].view(2, 2, 128)
-    numbers, match = correlation.self_correlation(tokens, torch.ones(1, 8, 8, dtype=torch.bool), 3, 2)
-    assert match[0, 0, 0] == 5 * 8 + 5 and match[0, 6, 6] == 8 + 1
-    assert numbers[0, 0, 0, 0] == 1 and numbers[0, 3, 3, 0] == 0
-    assert numbers[0, 0, 0, 3 + 7] == 1  # the match's match is the cell
+@pytest.mark.parametrize("preset", ["self-correlation", "patch-correlation"])
+def test_presets_survive_a_checkpoint(backbone, tmp_path, preset):
+    model = m.ForgeryModel(correlating(backbone, preset)).eval()
+    m.save_checkpoint(tmp_path / "best.pt", {"format": m.CHECKPOINT_FORMAT, "model": m.model_state(model)})
+    again, _ = m.load_model(tmp_path / "best.pt")
+    x, valid = pixels(size=112), torch.ones(2, 8, 8, dtype=torch.bool)
+    assert again.settings.preset == preset and torch.equal(model(x, valid), again(x))
 
 
 def test_grids_without_distant_cells_are_refused(backbone):
     with pytest.raises(InputError, match="--image-size 56 gives 4 x 4 cells, of which 0"):
         m.ForgeryModel(settings(backbone, preset="self-correlation"))
-    with pytest.raises(ValueError, match="has no 3 cells"):
-        correlation.self_correlation(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, dtype=torch.bool), 3, 2)
 
 
 def test_too_many_blocks_and_odd_sizes_are_refused(backbone):
