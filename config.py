@@ -172,7 +172,7 @@ class MatchingSettings:
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
     match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    max_verified: int = 60  # most candidates per picture that are aligned over their whole region
+    max_verified: int = 40  # most candidates per picture that are aligned over their whole region
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class TestSettings:
 
     data: DataSettings
     out: Path  # folder for metrics.json, records.jsonl and submission.csv
-    checkpoint: Path | None = None  # best.pt of a run; the matching alone is scored when not given
+    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; the matching alone is scored when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every picture
     ways: tuple[Literal["embedding", "matching", "both"], ...] = ("embedding", "matching", "both")  # what is scored; the submission is the last one's
@@ -314,7 +314,7 @@ class PredictSettings:
 
     paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
     out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
-    checkpoint: Path | None = None  # best.pt of a run; pixel evidence alone when not given
+    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; pixel evidence alone when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
     evidence_only: bool = False  # pixel evidence alone, without any model and without importing torch

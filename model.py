@@ -24,6 +24,7 @@ from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_cor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SHIPPED = EMBEDDED_BACKBONE / "detector"  # .json and .safetensors of what `--checkpoint embedded` means
 CHECKPOINT_FORMAT = 1  # raised when a checkpoint's content changes its meaning
 
 THREE_WAYS = (
@@ -433,13 +434,53 @@ def _torch_load(path: Path) -> Any:
         ) from None
 
 
+def ship(checkpoint: Path, clustering: Path, note: str) -> None:
+    """Make a checkpoint with a frozen backbone the model that `--checkpoint embedded` means.
+
+    Writes weights/detector.safetensors (the head, float16) and weights/detector.json (settings, clustering, note).
+
+    Args:
+        clustering: JSON of tuning.py. note: what it was trained on, and how.
+    Raises:
+        InputError: the checkpoint's backbone was trained with it or isn't the embedded one.
+    """
+    from safetensors.torch import save_file
+
+    from config import read_json, write_json
+
+    state = load_checkpoint(Path(checkpoint))["model"]
+    if state["backbone"] is not None or state["backbone_fingerprint"] != fingerprint(load_backbone("embedded")):
+        raise InputError(f"{checkpoint} does not belong to the embedded backbone; ship that one first")
+    head = {name: value.half().contiguous() for name, value in state["head"].items()}
+    write_whole(SHIPPED.with_suffix(".safetensors"), lambda temporary: save_file(head, temporary))
+    settings = state["settings"] | {"backbone": "embedded"}
+    content = {"note": note, "settings": settings, "backbone_fingerprint": state["backbone_fingerprint"]}
+    write_json(SHIPPED.with_suffix(".json"), content | {"clustering": read_json(Path(clustering))["clustering"]})
+
+
+def _load_shipped() -> dict[str, Any]:
+    """The shipped model, in the form of a checkpoint's content."""
+    from safetensors.torch import load_file
+
+    from config import read_json
+
+    if not SHIPPED.with_suffix(".json").is_file():
+        raise FileNotFoundError(f"no model ships: there is no {SHIPPED.with_suffix('.json')}; train one with train.py")
+    content = read_json(SHIPPED.with_suffix(".json"))
+    head = {name: value.float() for name, value in load_file(SHIPPED.with_suffix(".safetensors")).items()}
+    model = {"settings": content["settings"], "head": head, "backbone": None, "backbone_config": None}
+    model["backbone_fingerprint"] = content["backbone_fingerprint"]
+    return {"format": CHECKPOINT_FORMAT, "model": model, "clustering": content["clustering"], "splits": {}}
+
+
 def load_model(path: Path, backbone: str | None = None) -> tuple[ForgeryModel, dict[str, Any]]:
     """Model of a checkpoint, in eval mode on the CPU, and the checkpoint's whole content.
 
     Args:
+        path: checkpoint, or `embedded`: the model that ships in weights/.
         backbone: where the backbone lies on this machine, if not where it lay in training.
     """
-    content = load_checkpoint(path)
+    content = _load_shipped() if str(path) == "embedded" else load_checkpoint(path)
     state = content["model"]
     try:
         settings = from_dict(ModelSettings, state["settings"] | ({"backbone": backbone} if backbone else {}))
@@ -462,8 +503,9 @@ def _check_sizes(state: dict[str, Any], settings: ModelSettings, path: Path) -> 
     Raises:
         InputError: they differ.
     """
-    claimed = [*settings.head_widths, settings.embedding_size]
-    there = [len(value) for value in state["head"].values() if value.ndim == 2]
+    convolutions = [] if settings.preset == "method" else [settings.correlation_width] * 2
+    claimed = [*convolutions, *settings.head_widths, settings.embedding_size]
+    there = [len(value) for value in state["head"].values() if value.ndim in (2, 4)]
     if claimed == there and state["backbone_config"]:
         claimed = state["backbone_config"]["num_hidden_layers"]
         there = len({name.split(".")[2] for name in state["backbone"] if name.startswith("encoder.layer.")})

@@ -583,7 +583,7 @@ def check(settings: PredictSettings) -> None:
     if settings.workers is not None and settings.workers < 0:
         raise InputError(f"--workers is {settings.workers}; it must be 0 (in this process) or more")
     for path in (settings.checkpoint, settings.clustering):
-        if path is not None and not path.exists():
+        if path is not None and str(path) != "embedded" and not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
 
 
