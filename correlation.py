@@ -201,25 +201,26 @@ def _correlate_picture(
     windows = F.conv2d(padded, waves, stride=STRIDE)[0]  # (27, R, R)
     reach = windows.shape[1]
     windows = windows.flatten(1).T
-    deviation = cells.norm(dim=1) / WINDOW
+    deviation, contrast = cells.norm(dim=1) / WINDOW, windows.norm(dim=1) / WINDOW
     floor = (NOISE * WINDOW) ** 2
     cells, windows = (v / (v.square().sum(1, keepdim=True) + floor).sqrt() for v in (cells, windows))
     at = torch.arange(side * side, device=device)
     own = torch.stack([at // side, at % side], 1) * PATCH  # (N, 2) corners of the cells' windows
-    ours = torch.arange(reach * reach, device=device)
-    corner = torch.stack([ours // reach, ours % reach], 1) * STRIDE  # (R * R, 2)
+    at = torch.arange(reach * reach, device=device)
+    corner = torch.stack([at // reach, at % reach], 1) * STRIDE  # (R * R, 2)
+    under = (corner // PATCH).clamp(max=side - 1)
+    # Where there is no more than noise nothing can be told apart: such cells and windows are left out.
     active = ((deviation >= NOISE / 2) & valid.flatten()).nonzero()[:, 0]
-    places = torch.arange(reach, device=device) * STRIDE
-    rows, columns = ((own[active, k, None] - places).abs() <= exclusion * PATCH for k in (0, 1))  # (n, R)
-    under = (places // PATCH).clamp(max=side - 1)
-    barred = rows[:, :, None] & columns[:, None, :] | ~valid[under[:, None], under]
-    barred = barred.flatten(1)  # (n, R * R): too near, or outside of the picture
+    kept = ((contrast >= NOISE / 2) & valid[under[:, 0], under[:, 1]]).nonzero()[:, 0]
+    windows, corner = windows[kept], corner[kept]
     similar = torch.zeros(len(turns), side * side, device=device)
     found = torch.full((len(turns), side * side, 2), math.inf, device=device)
-    if len(active):
+    if len(active) and len(kept):
+        row, column = ((own[active, k, None].short() - corner[:, k].short()).abs_() for k in (0, 1))
+        close = torch.maximum(row, column) <= exclusion * PATCH  # (cells, windows)
         for k, (signs, order, _) in enumerate(turns):
             products = (cells[active][:, order] * signs) @ windows.T
-            best, index = products.masked_fill_(barred, -1.0).max(1)
+            best, index = products.masked_fill_(close, -1.0).max(1)
             similar[k, active], found[k, active] = best.clamp(min=0), corner[index].float()
             found[k, active[best <= 0]] = math.inf
     near, wide = _patch_support(found.unflatten(1, (side, side)), torch.stack([turn[2] for turn in turns]))

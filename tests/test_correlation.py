@@ -136,7 +136,9 @@ def loop_patches(image, valid, exclusion):
     grey = np.pad((image.astype(np.float64) - [123.675, 116.28, 103.53]).mean(2), 3, mode="edge")
     corners = [(y, x) for y in range(0, len(grey) - 19, 3) for x in range(0, len(grey) - 19, 3)]
     corners = [(y, x) for y, x in corners if valid[min(y // 14, grid - 1), min(x // 14, grid - 1)]]
-    windows = np.array([describe(grey[y : y + 20, x : x + 20])[0] for y, x in corners])
+    described = {(y, x): describe(grey[y : y + 20, x : x + 20]) for y, x in corners}
+    corners = [corner for corner in corners if described[corner][1] >= 1]  # the others are smooth
+    windows = np.array([described[corner][0] for corner in corners])
     best = {}
     for cell in np.argwhere(valid).tolist():
         y, x = cell[0] * 14, cell[1] * 14
