@@ -424,7 +424,7 @@ def train_step(
     z = tokens(backbone, to_pixels(images), corners).unflatten(0, (len(pairs), 2))
     places, shares = (torch.from_numpy(np.stack([getattr(p, name) for p in pairs])) for name in ("places", "shares"))
     loss, recall = correspondence_loss(z, places, shares, backbone.log_temperature.exp())
-    if not math.isfinite(float(loss)):
+    if not math.isfinite(loss.item()):
         raise InputError(f"the loss is not finite in step {step + 1}; lower --learning-rate and go on with --resume")
     rate = settings.learning_rate * min(1.0, (step + 1) / settings.warmup_steps)
     rate *= 0.5 * (1 + math.cos(math.pi * step / settings.steps))
@@ -434,8 +434,8 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": float(loss), "recall": float(recall), "gradient_norm": float(norm), "learning_rate": rate} | {
-        "temperature": float(backbone.log_temperature.exp())
+    return {"loss": loss.item(), "recall": recall.item(), "gradient_norm": float(norm), "learning_rate": rate} | {
+        "temperature": math.exp(backbone.log_temperature.item())
     }
 
 
