@@ -17,10 +17,12 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections import Counter, deque
@@ -38,6 +40,8 @@ from distributed import Ranks, read_ranks
 from metrics import AUTHENTIC, encode_mask
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from detector import Detection
 
 FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
@@ -263,16 +267,96 @@ def _label_png(masks: np.ndarray) -> bytes:
 
 # Many pictures ----------------------------------------------------------------------------------------------------
 
-_worker: Worker | None = None  # of this process
+
+class WorkerProcess:
+    """One worker process and what it has to do.
+
+    Each has a pipe of its own: a queue that several share has a lock, and who is killed while holding it takes all
+    others along.
+    """
+
+    def __init__(self, settings: PredictSettings, load: Load) -> None:
+        import multiprocessing
+
+        # Fresh processes: a fork of one that runs threads (torch, OpenCV) may hang.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=_work, args=(end, settings, load, read_ranks()), daemon=True)
+        self.process.start()
+        end.close()
+        self.job: Job | None = None
+        self.seconds = settings.picture_seconds or math.inf  # for one picture
+        self.deadline = math.inf
+
+    def give(self, job: Job) -> None:
+        """Let it examine a picture. A process that has died shows that at `take`."""
+        self.job = job
+        with contextlib.suppress(OSError):
+            self.pipe.send(job)
+
+    def take(self) -> Line | list[Job] | None:
+        """What it found; None when it only begins; a line with the reason when it is dead. What ends the run is
+        raised."""
+        try:
+            result = self.pipe.recv()
+        except (EOFError, OSError):
+            return unreadable(self.job, self._obituary())
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            self.deadline = time.monotonic() + self.seconds
+            return None
+        self.job, self.deadline = None, math.inf
+        return result
+
+    def give_up(self) -> Line:
+        """End it, since it takes too long."""
+        self.stop()
+        return unreadable(self.job, f"given up after {self.seconds:g} s (--picture-seconds)")
+
+    def stop(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def _obituary(self) -> str:
+        self.process.join()
+        self.pipe.close()
+        if self.process.exitcode == -signal.SIGKILL:
+            return "the process that examined it was killed, probably because memory ran out"
+        return f"its process ended with status {self.process.exitcode}"
 
 
-def _start_worker(settings: PredictSettings, ranks: Ranks) -> None:
-    """First thing in a worker process: one thread each, since the pictures are what runs in parallel."""
-    import signal
+def _work(pipe: "Connection", settings: PredictSettings, load: Load, ranks: Ranks) -> None:
+    """What a worker process does: examine what comes through the pipe until nobody is at its other end."""
+    import multiprocessing
+    import threading
+    from multiprocessing.connection import wait
 
+    def follow() -> None:  # a main process that was killed cannot end the others
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    try:
+        _use_one_core(settings, ranks)
+        worker = Worker(settings, load)
+        while True:
+            job = pipe.recv()
+            pipe.send(None)  # loading a model does not count as time for the picture
+            pipe.send(worker.examine(job))
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as fault:  # a checkpoint that does not load, a full disk: the whole run ends
+        pipe.send(fault)
+
+
+def _use_one_core(settings: PredictSettings, ranks: Ranks) -> None:
+    """One thread each, since the pictures are what runs in parallel."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
     cv2.setNumThreads(1)
     if settings.checkpoint is not None:
         import torch
@@ -280,13 +364,6 @@ def _start_worker(settings: PredictSettings, ranks: Ranks) -> None:
         torch.set_num_threads(1)
         if torch.cuda.is_available():
             torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
-
-
-def _examine(job: Job, settings: PredictSettings, load: Load) -> Line | list[Job]:
-    global _worker
-    if _worker is None:
-        _worker = Worker(settings, load)
-    return _worker.examine(job)
 
 
 def examine_all(
@@ -304,46 +381,41 @@ def examine_all(
             job = queue.popleft()
             yield job, worker.examine(job)
         return
-    import multiprocessing
-    from concurrent.futures import FIRST_COMPLETED, wait
-
-    from pebble import ProcessPool
+    from multiprocessing.connection import wait
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # read by the libraries when a worker starts
-    pending: dict[Any, Job] = {}
-    # Fresh processes: a fork of one that runs threads (torch, OpenCV) may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(workers, initializer=_start_worker, initargs=(settings, read_ranks()), context=context)
+    team: list[WorkerProcess] = []
     try:
-        while True:
-            while queue and len(pending) < 2 * workers:
-                job = queue.popleft()
-                arguments = (job, settings, load)
-                pending[pool.schedule(_examine, args=arguments, timeout=settings.picture_seconds or None)] = job
-            if not pending:
-                return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                job = pending.pop(future)
-                yield job, _result(future, job, settings)
+        while queue or any(member.job for member in team):
+            while queue and (free := _free(team, settings, load, workers)):
+                free.give(queue.popleft())
+            busy = {member.pipe: member for member in team if member.job}
+            first = min(member.deadline for member in busy.values())
+            ready = wait(busy, None if first == math.inf else max(0.0, first - time.monotonic()))
+            late = [member.pipe for member in busy.values() if member.deadline <= time.monotonic()]
+            for member in [busy[pipe] for pipe in ready or late]:
+                job, result = member.job, member.take() if ready else member.give_up()
+                if result is None:
+                    continue
+                if member.job is not None:
+                    team.remove(member)  # it is dead
+                yield job, result
     finally:
-        pool.stop()
-        pool.join()
+        for member in team:
+            member.stop()
 
 
-def _result(future: Any, job: Job, settings: PredictSettings) -> Line | list[Job]:
-    from concurrent.futures import TimeoutError as PictureTimeout
-
-    from pebble import ProcessExpired
-
-    try:
-        return future.result()
-    except PictureTimeout:
-        return unreadable(job, f"given up after {settings.picture_seconds:g} s (--picture-seconds)")
-    except ProcessExpired as death:
-        killed = -(death.exitcode or 0) == 9
-        why = "killed, probably because memory ran out" if killed else f"ended with status {death.exitcode}"
-        return unreadable(job, f"the process that examined it was {why}" if killed else f"its process {why}")
+def _free(team: list[WorkerProcess], settings: PredictSettings, load: Load, most: int) -> WorkerProcess | None:
+    """A process with nothing to do, a new one while there are fewer than `most`; None when all are busy."""
+    for member in [member for member in team if member.job is None]:
+        if member.process.is_alive():
+            return member
+        team.remove(member)
+    if len(team) == most:
+        return None
+    team.append(WorkerProcess(settings, load))
+    return team[-1]
 
 
 # The output folder ------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import zlib
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +193,35 @@ def test_files_that_vanish_or_change_during_the_run_cost_themselves_alone(tmp_pa
     assert status == 4
     assert [line["verdict"] for line in lines] == ["nothing found", *["unreadable"] * 3, "nothing found"]
     assert ["gone" in lines[1]["error"], "cut off" in lines[2]["error"], "regular" in lines[3]["error"]] == [True] * 3
+
+
+def load_that_notes(settings):
+    def detect(image):
+        with open(f"{settings.out}.pids", "a") as file:
+            file.write(f"{os.getpid()} {image.shape[0]}\n")
+        time.sleep(3.0 if image.shape[0] == 41 else 0.0)
+        return Detection(image.shape[:2], 0.0, (), 0.5)
+
+    return detect
+
+
+def test_a_worker_killed_between_two_pictures_costs_nothing(tmp_path):
+    """Workers that wait at one queue hold its lock in turn; killed there, the others would wait for ever."""
+    pictures = [tmp_path / f"{height}.png" for height in (41, 42, 43, 44)]
+    for path in pictures:
+        cv2.imwrite(str(path), np.zeros((int(path.stem), 50, 3), np.uint8))
+    queue = deque(predict.Job(str(path)) for path in pictures[:2])
+    begun, verdicts = time.monotonic(), {}
+    run = PredictSettings(paths=(tmp_path,), out=tmp_path / "out")
+    for job, line in predict.examine_all(queue, run, load_that_notes, 2):
+        verdicts[Path(job.path).stem] = line["verdict"]
+        if job.path.endswith("42.png"):  # the other worker is busy with 41, this one waits
+            pids = dict(reversed(text.split()) for text in Path(f"{run.out}.pids").read_text().splitlines())
+            os.kill(int(pids["42"]), signal.SIGKILL)
+            time.sleep(0.5)
+            queue.extend(predict.Job(str(path)) for path in pictures[2:])
+    assert verdicts == dict.fromkeys(("41", "42", "43", "44"), "nothing found")
+    assert time.monotonic() - begun < 50
 
 
 def test_what_killed_runs_left_behind_is_removed(tmp_path):
