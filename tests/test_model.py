@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model as m
-from config import InputError, ModelSettings
+from config import ClusteringSettings, InputError, ModelSettings
 
 TINY = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 
@@ -187,6 +187,30 @@ def test_checkpoint_round_trip(backbone, tmp_path, blocks):
     again, _ = m.load_model(path)
     x = pixels()
     assert torch.equal(model(x), again(x))
+
+
+def test_the_shipped_model_is_the_checkpoint_in_half_precision(backbone, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from config import to_dict, write_json
+
+    monkeypatch.setattr(m, "EMBEDDED_BACKBONE", Path(backbone))
+    monkeypatch.setattr(m, "SHIPPED", tmp_path / "detector")
+    with pytest.raises(FileNotFoundError, match="no model ships"):
+        m.load_model(Path("embedded"))
+    model = m.ForgeryModel(correlating(backbone, "patch-correlation")).eval()
+    m.save_checkpoint(tmp_path / "best.pt", {"format": m.CHECKPOINT_FORMAT, "model": m.model_state(model)})
+    tuned = to_dict(ClusteringSettings(candidate_distance=0.3))
+    write_json(tmp_path / "tuned.json", {"clustering": tuned})
+    m.ship(tmp_path / "best.pt", tmp_path / "tuned.json", "a note")
+    again, content = m.load_model(Path("embedded"))
+    assert content["clustering"] == tuned and content["splits"] == {} and again.settings.backbone == "embedded"
+    x = pixels(size=112)
+    assert torch.allclose(model(x), again(x), atol=2e-2) and not torch.equal(model(x), again(x))
+    unfrozen = m.ForgeryModel(correlating(backbone, "patch-correlation", unfreeze_blocks=1))
+    m.save_checkpoint(tmp_path / "other.pt", {"format": m.CHECKPOINT_FORMAT, "model": m.model_state(unfrozen)})
+    with pytest.raises(InputError, match="does not belong to the embedded backbone"):
+        m.ship(tmp_path / "other.pt", tmp_path / "tuned.json", "a note")
 
 
 def test_compiled_model_has_the_same_keys(backbone):
