@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from config import EMBEDDED_BACKBONE, PATCH, InputError, ModelSettings, from_dict, to_dict, write_whole
+from config import (
+    EMBEDDED_BACKBONE,
+    PATCH,
+    InputError,
+    ModelSettings,
+    from_dict,
+    read_json,
+    to_dict,
+    write_json,
+    write_whole,
+)
 from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_correlation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -446,8 +456,6 @@ def ship(checkpoint: Path, clustering: Path, note: str) -> None:
     """
     from safetensors.torch import save_file
 
-    from config import read_json, write_json
-
     state = load_checkpoint(Path(checkpoint))["model"]
     if state["backbone"] is not None or state["backbone_fingerprint"] != fingerprint(load_backbone("embedded")):
         raise InputError(f"{checkpoint} does not belong to the embedded backbone; ship that one first")
@@ -461,8 +469,6 @@ def ship(checkpoint: Path, clustering: Path, note: str) -> None:
 def _load_shipped() -> dict[str, Any]:
     """The shipped model, in the form of a checkpoint's content."""
     from safetensors.torch import load_file
-
-    from config import read_json
 
     if not SHIPPED.with_suffix(".json").is_file():
         raise FileNotFoundError(f"no model ships: there is no {SHIPPED.with_suffix('.json')}; train one with train.py")

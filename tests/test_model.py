@@ -4,6 +4,7 @@ import errno
 import pickle
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model as m
-from config import ClusteringSettings, InputError, ModelSettings
+from config import ClusteringSettings, InputError, ModelSettings, to_dict, write_json
 
 TINY = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 
@@ -190,10 +191,6 @@ def test_checkpoint_round_trip(backbone, tmp_path, blocks):
 
 
 def test_the_shipped_model_is_the_checkpoint_in_half_precision(backbone, tmp_path, monkeypatch):
-    from pathlib import Path
-
-    from config import to_dict, write_json
-
     monkeypatch.setattr(m, "EMBEDDED_BACKBONE", Path(backbone))
     monkeypatch.setattr(m, "SHIPPED", tmp_path / "detector")
     with pytest.raises(FileNotFoundError, match="no model ships"):
