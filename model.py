@@ -105,24 +105,36 @@ class ForgeryModel(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, pixels: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self, pixels: Tensor | None, valid: Tensor | None = None, features: tuple[Tensor, ...] | None = None
+    ) -> Tensor:
         """Embed pictures.
 
         Args:
-            pixels: (B, 3, S, S) float32, normalised; S a multiple of 14.
+            pixels: (B, 3, S, S) float32, normalised; S a multiple of 14. Not needed with `features`.
             valid: (B, G, G) bool, G = S / 14: cells that are not padding; all when not given. Only the
                 correlations look at it: padding is nobody's match.
+            features: what `features` gave for these pictures, where that is known already.
         Returns:
             (B, G, G, D) float32 unit vectors.
         """
-        tokens = self.tokens(pixels)
-        if self.settings.preset == "method":
-            embeddings = self.head(tokens)
-        else:
-            shape = (len(tokens), pixels.shape[-2] // PATCH, pixels.shape[-1] // PATCH)
-            valid = torch.ones(shape, dtype=torch.bool, device=tokens.device) if valid is None else valid
-            embeddings = self.head(tokens, pixels, valid)
+        features = self.features(pixels, valid) if features is None else features
+        embeddings = self.head(*features)
         return F.normalize(embeddings.float(), dim=-1)  # float32 also inside autocast
+
+    def features(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the head sees: tokens (B, G, G, hidden) and, but for the method's own way, numbers and match.
+
+        Args and cells: as `forward`; numbers (B, G, G, C) float32 and match (B, G, G) int64 as in correlation.py.
+        Nothing of it changes in training while the backbone is frozen.
+        """
+        tokens, s = self.tokens(pixels), self.settings
+        if s.preset == "method":
+            return (tokens,)
+        valid = torch.ones(tokens.shape[:3], dtype=torch.bool, device=tokens.device) if valid is None else valid
+        if s.preset == "self-correlation":
+            return tokens, *self_correlation(tokens, valid, s.neighbours, s.exclusion)
+        return tokens, *patch_correlation(pixels, valid, s.exclusion)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """The backbone's patch tokens after its final norm: pixels (B, 3, S, S) -> (B, G, G, hidden)."""
@@ -165,7 +177,7 @@ class CorrelationHead(nn.Module):
 
     def __init__(self, width: int, settings: ModelSettings) -> None:
         super().__init__()
-        self.settings, channels = settings, settings.correlation_width
+        channels = settings.correlation_width
         tokens = settings.preset == "self-correlation"
         numbers = settings.neighbours + TOKEN_EXTRAS if tokens else PATCH_NUMBERS
         self.local = nn.Sequential(
@@ -176,16 +188,8 @@ class CorrelationHead(nn.Module):
         )
         self.mlp = build_head(width + 2 * channels, settings)
 
-    def forward(self, tokens: Tensor, pixels: Tensor, valid: Tensor) -> Tensor:
-        """tokens (B, G, G, hidden), pixels (B, 3, S, S), valid (B, G, G) bool -> (B, G, G, D), not normalised."""
-        if self.settings.preset == "self-correlation":
-            found = self_correlation(tokens, valid, self.settings.neighbours, self.settings.exclusion)
-        else:
-            found = patch_correlation(pixels, valid, self.settings.exclusion)
-        return self.describe(tokens, *found)
-
-    def describe(self, tokens: Tensor, numbers: Tensor, match: Tensor) -> Tensor:
-        """The learned part: tokens (B, G, G, hidden), numbers (B, G, G, C) and match (B, G, G) -> (B, G, G, D)."""
+    def forward(self, tokens: Tensor, numbers: Tensor, match: Tensor) -> Tensor:
+        """tokens (B, G, G, hidden), numbers (B, G, G, C), match (B, G, G) -> (B, G, G, D), not normalised."""
         here = self.local(numbers.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, G, G, channels)
         there = here.flatten(1, 2).gather(1, match.flatten(1)[..., None].expand(-1, -1, here.shape[3]))
         return self.mlp(torch.cat([tokens, here, there.view_as(here)], 3))

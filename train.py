@@ -18,7 +18,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +29,7 @@ from config import InputError, TrainSettings
 
 # Settings that may change when a run goes on: they do not change what is learned.
 FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.workers"}
-FREE_ON_RESUME |= {"loader.cache", "loader.cache_gb"}
+FREE_ON_RESUME |= {"loader.cache", "loader.cache_gb", "keep_features"}
 
 
 @dataclass
@@ -103,6 +103,7 @@ class Run:
     progress: Progress
     interrupt: Interrupt
     log: Log | None = None  # on the main rank
+    features: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)  # see `known_features`
     saved_at: float = 0.0  # when last.pt was written, in seconds
 
     @property
@@ -174,6 +175,11 @@ def open_run(settings: TrainSettings) -> dict[str, Any] | None:
     for name in ("epochs", "batch_size", "accumulation", "patience"):
         if getattr(settings, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1")
+    changing = (
+        settings.loader.augment or settings.loader.synthesis_probability > 0 or settings.model.unfreeze_blocks > 0
+    )
+    if settings.keep_features and changing:
+        raise InputError("--keep-features needs --no-augment, no --synthesis-probability and no --unfreeze-blocks")
     locate_backbone(settings.model.backbone)
     last = settings.out / "last.pt"
     restarted = distributed.read_ranks().restarts > 0 and last.exists()  # torchrun starts a failed job again
@@ -295,7 +301,10 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
         with contextlib.nullcontext() if alone or i == len(batches) - 1 else run.wrapped.no_sync():
             labels = batch["labels"].to(run.device, non_blocking=True)
             with run.autocast:
-                embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
+                if run.settings.keep_features:
+                    embeddings = run.wrapped(None, features=known_features(run, batch["image"], labels >= 0))
+                else:
+                    embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
             loss, terms = run.criterion(embeddings, labels, batch["num_labels"])
             run.scaler.scale(loss * share).backward()
         sums += share * torch.stack([loss.detach(), *terms.values()]).double()
@@ -311,6 +320,27 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
     run.optimizer.zero_grad(set_to_none=True)
     values |= {"gradient_norm": float(norm), "learning_rate": run.optimizer.param_groups[0]["lr"]}
     return values, bool(stopped)
+
+
+def known_features(run: Run, images: Any, valid: Any) -> tuple[Any, ...]:
+    """The model's features of a batch, computed when a picture comes for the first time and kept on the CPU.
+
+    Args:
+        images: (B, S, S, 3) uint8. valid: (B, G, G) bool. The key is the picture's content.
+    """
+    import torch
+
+    from model import to_pixels
+
+    rows = []
+    for image, cells in zip(images, valid, strict=True):
+        key = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
+        if key not in run.features:
+            with torch.no_grad():
+                found = run.model.features(to_pixels(image[None].to(run.device)), cells[None])
+            run.features[key] = tuple(value[0].cpu() for value in found)
+        rows.append(run.features[key])
+    return tuple(torch.stack(values).to(run.device) for values in zip(*rows, strict=True))
 
 
 def set_learning_rates(run: Run) -> None:

@@ -98,6 +98,29 @@ def test_accumulation_equals_larger_batches(settings, tmp_path):
     assert_same_run(settings.out, other.out, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("preset", ["method", "patch-correlation"])
+def test_kept_features_learn_the_same(settings, tmp_path, monkeypatch, preset):
+    model = replace(settings.model, preset=preset, image_size=112, correlation_width=4)
+    plain = replace(settings, loader=LoaderSettings(workers=0, augment=False), model=model)
+    train.main(plain)
+    calls = []
+    original = train.known_features
+
+    def counted(run, *arguments):
+        before = len(run.features)
+        result = original(run, *arguments)
+        calls.append(len(run.features) - before)
+        return result
+
+    monkeypatch.setattr(train, "known_features", counted)
+    train.main(replace(plain, out=tmp_path / "kept", keep_features=True))
+    assert_same_run(plain.out, tmp_path / "kept", tolerance=1e-5)
+    half = len(calls) // 2
+    assert sum(calls[:half]) >= 10 and sum(calls[half:]) == 0  # computed in the first of two epochs only
+    with pytest.raises(InputError, match="--keep-features needs --no-augment"):
+        train.main(replace(settings, out=tmp_path / "no", keep_features=True))
+
+
 def arguments(settings):
     return [
         *("--data", settings.data.data, "--out", settings.out, "--backbone", settings.model.backbone),
