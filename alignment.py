@@ -13,12 +13,16 @@ import numpy as np
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
 GRAIN_SIGMA = 0.7  # the same for the finest structure
 EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
-EDGE_LOCAL = 0.6  # mean of that and of the local fine correlation on the outline
+EDGE_LOCAL = (0.5, 0.4)  # mean of that and of the local fine correlation on the outline of small and large regions
+LARGE_AREA = 3000  # pixels from which a region is large: chance agreement next to it weighs less
 JOIN_REACH = 15  # parts of one copy are joined over gaps of up to twice this, in pixels
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
 MAX_POINTS = 1500  # pixels used by one refinement
+MIN_FIRST = 0.3  # correlation of the middle band on a disc below which a candidate isn't refined
+MEASURE_MARGIN = 16  # room around a region that its measures look at, in pixels
+MARGIN_SIDE = 64  # half the side of the window that margins are measured on, in pixels
 LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
 
 
@@ -59,6 +63,10 @@ class Evidence:
     texture: float  # standard deviation of the fine structure there, in grey levels
     second: float  # best correlation of the fine structure at another offset: near `fine` for edges and true repeats
     around: float  # correlation of the fine structure just outside of the region
+    fine_margin: float  # mean lead of the local fine correlation over the best at 2 to 3 px off: look-alikes have none
+    middle_margin: float  # the same for the middle band, at 2 to 4 px off
+    residual: float  # strength of what is left in the middle band after alignment, over the picture's noise
+    jump: float  # what is left just outside of the region, over what is left inside
 
 
 def prepare(image: np.ndarray) -> Canvas:
@@ -113,9 +121,10 @@ def scale_of(affine: np.ndarray) -> float:
 
 
 def invert(affine: np.ndarray) -> np.ndarray:
-    """Inverse of an affine map (2, 3)."""
-    linear = np.linalg.inv(affine[:, :2])
-    return np.hstack([linear, -linear @ affine[:, 2:]])
+    """Inverse of an affine map (2, 3), or of many (n, 2, 3)."""
+    (a, b), (c, d) = affine[..., 0, :2].T, affine[..., 1, :2].T
+    linear = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / (a * d - b * c)[..., None, None]
+    return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)
 
 
 def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -299,15 +308,16 @@ def _refine(
 
 @numba.njit(cache=True, fastmath=True)
 def _disc(x: float, y: float, radius: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a disc inside the picture."""
+    """Pixels of a disc inside the picture; of a large one a quarter, evenly spread."""
     r = int(radius)
     xs = np.empty((2 * r + 1) ** 2, np.int64)
     ys = np.empty((2 * r + 1) ** 2, np.int64)
     n = 0
     jx = round(x)
     jy = round(y)
-    for dy in range(-r, r + 1):
-        for dx in range(-r, r + 1):
+    step = 1 + (radius > 12)  # every second pixel in both directions is enough of a large disc
+    for dy in range(-r, r + 1, step):
+        for dx in range(-r, r + 1, step):
             if dx * dx + dy * dy <= radius * radius:
                 px = jx + dx
                 py = jy + dy
@@ -353,6 +363,29 @@ def _fine_correlation(
     return sab / np.sqrt(saa * sbb)
 
 
+@numba.njit(cache=True, fastmath=True)
+def _first_look(band: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> float:
+    """Correlation on every third of these pixels, before any refinement: most candidates end here."""
+    n = (len(xs) + 2) // 3
+    sa = sb = saa = sbb = sab = 0.0
+    for k in range(n):
+        x = xs[3 * k]
+        y = ys[3 * k]
+        a = band[y, x]
+        b = _sample(
+            band,
+            affine[0, 0] * x + affine[0, 1] * y + affine[0, 2],
+            affine[1, 0] * x + affine[1, 1] * y + affine[1, 2],
+        )
+        sa += a
+        sb += b
+        saa += a * a
+        sbb += b * b
+        sab += a * b
+    power = (saa - sa * sa / n) * (sbb - sb * sb / n)
+    return (sab - sa * sb / n) / np.sqrt(power) if power > 1e-6 else -1.0
+
+
 @numba.njit(cache=True, nogil=True)
 def _screen(
     band: np.ndarray,
@@ -369,6 +402,8 @@ def _screen(
     for i in range(len(affines)):
         xs, ys = _disc(centres[i, 0], centres[i, 1], radii[i], height, width)
         if len(xs) < 60:
+            continue
+        if _first_look(band, affines[i], xs, ys) < MIN_FIRST:
             continue
         out[i, 0] = _refine(band, band, xs, ys, affines[i], steps, False)
         if out[i, 0] < 0.5:
@@ -396,10 +431,10 @@ def screen(
     """
     affines, centres, radii = affines.astype(np.float64), centres.astype(np.float64), radii.astype(np.float64)
     scales = np.sqrt(np.abs(np.linalg.det(affines[:, :, :2])))
-    shrinks = np.flatnonzero(scales < 1 / 1.05)
-    for i in shrinks:
-        centres[i] = apply(affines[i], centres[i][None])[0]
-        affines[i] = invert(affines[i])
+    shrinks = scales < 1 / 1.05
+    moved = np.einsum("nij,nj->ni", affines[:, :, :2], centres) + affines[:, :, 2]
+    centres[shrinks] = moved[shrinks]
+    affines[shrinks] = invert(affines[shrinks])
     radii[shrinks] *= scales[shrinks]
     radii = np.clip(radii, 6, MAX_RADIUS)
     before = affines.copy()
@@ -420,13 +455,14 @@ def screen(
 
 
 def verify(
-    canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_local: float = 0.6
+    canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_fine: float, min_local: float = 0.6
 ) -> Evidence | None:
     """Grow an aligned disc to the region that agrees, refining the map as it grows; None where nothing holds.
 
     Args:
         affine: (2, 3), scale at least about 1 (as `screen` returns it).
         centre: (x, y) of the disc in the template's frame.
+        min_fine: correlation of the fine structure under which a region isn't worth its measures.
     """
     affine = affine.copy()
     height, width = canvas.shape
@@ -448,8 +484,35 @@ def verify(
             break
         if touches:
             half *= 2
-    region, box = _outline(canvas, affine, region, box, centre, radius)
+            if _fine_over(canvas, affine, region, box) < 0.8 * min_fine:
+                return None
+    if _fine_over(canvas, affine, region, box) < 0.8 * min_fine:
+        return None
+    region, box = _outline(canvas, affine, *_cropped(region, box, 0, canvas.shape), centre, radius)
+    region, box = _cropped(region, box, MEASURE_MARGIN, canvas.shape)
     return _measure(canvas, region, affine, box)
+
+
+def _fine_over(canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Correlation of the fine structure over a region's informative pixels, before the costlier rest."""
+    ys, xs = np.nonzero(region)
+    step = max(len(xs) // 4000, 1)
+    xs, ys = xs[::step] + box[0], ys[::step] + box[1]
+    return float(_fine_correlation(canvas.fine[0], canvas.fine[_level(affine)], canvas.informative, affine, xs, ys))
+
+
+def _cropped(
+    region: np.ndarray, box: tuple[int, int, int, int], margin: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Region and window with as much room around the region as `margin`, inside the picture (height, width)."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    y0, y1 = max(box[1] + int(rows[0]) - margin, 0), min(box[1] + int(rows[-1]) + 1 + margin, shape[0])
+    x0, x1 = max(box[0] + int(columns[0]) - margin, 0), min(box[0] + int(columns[-1]) + 1 + margin, shape[1])
+    inside = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    wide = np.zeros((y1 - y0, x1 - x0), bool)
+    top, left = box[1] + int(rows[0]) - y0, box[0] + int(columns[0]) - x0
+    wide[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return wide, (x0, y0, x1, y1)
 
 
 def _refine_region(
@@ -589,9 +652,9 @@ def _outline(
     score = np.where(
         valid, 0.5 * fine + 0.5 * _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA), -1
     )
-    agree = cv2.morphologyEx((score > EDGE_LOCAL).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
-    fit = np.stack([partner[wide], np.ones(wide.sum(), np.float32)], axis=1)
-    gain, offset = np.linalg.lstsq(fit, template[wide], rcond=None)[0]
+    edge = EDGE_LOCAL[int(wide.sum() > LARGE_AREA)]
+    agree = cv2.morphologyEx((score > edge).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
+    gain, offset = _gain(template[wide], partner[wide])
     left = _blur((template - gain * partner - offset) ** 2, 1.5)
     similar = left < 4 * max(canvas.noise**2, float(np.median(left[wide])))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(agree, connectivity=4)
@@ -654,6 +717,14 @@ def _measure(canvas: Canvas, region: np.ndarray, affine: np.ndarray, box: tuple[
     seen = region & (told > 0)
     grain_a, grain_b = canvas.grain[y0:y1, x0:x1], _warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
     rough = template - _blur(template, FINE_SIGMA)
+    middle_a, middle_b = (_blur(v, 0.8) - _blur(v, 2.5) for v in (template, partner))
+    gain, offset = _gain(template[core], partner[core])
+    left = template - gain * partner - offset
+    left_middle = middle_a - gain * middle_b
+    rim = (cv2.dilate(region.astype(np.uint8), _ellipse(9)) > 0) & ~(
+        cv2.dilate(region.astype(np.uint8), _ellipse(3)) > 0
+    )
+    rim &= valid
     return Evidence(
         affine=affine,
         x=x0,
@@ -669,7 +740,54 @@ def _measure(canvas: Canvas, region: np.ndarray, affine: np.ndarray, box: tuple[
         texture=float(rough[compared].std()) if compared.any() else 0.0,
         second=_second_peak(fine_a, fine_b, compared if compared.any() else region),
         around=_correlate(fine_a[ring], fine_b[ring]),
+        fine_margin=_margin(fine_a, fine_b, compared if compared.any() else core, 9, 3, 1),
+        middle_margin=_margin(middle_a, middle_b, compared if compared.any() else core, 13, 4, 2),
+        residual=(float(left_middle[core].std()) + 0.3) / canvas.noise,
+        jump=(float(np.abs(left[rim]).mean() if rim.any() else 0.0) + 0.5) / (float(np.abs(left[core]).mean()) + 0.5),
     )
+
+
+def _gain(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Least-squares (gain, offset) with a ~ gain * b + offset."""
+    mean_a, mean_b = float(a.mean()), float(b.mean())
+    gain = float(((a - mean_a) * (b - mean_b)).sum() / max(float(((b - mean_b) ** 2).sum()), 1e-6))
+    return gain, mean_a - gain * mean_b
+
+
+def _margin(a: np.ndarray, b: np.ndarray, seen: np.ndarray, window: int, reach: int, step: int) -> float:
+    """How far the local correlation (h, w) leads over its best at 2 to `reach` px off, mean over the pixels seen.
+
+    A copy agrees at one place only, everywhere by the same map; two things of one kind agree about as well when they
+    are moved a little, here in this direction and there in that.
+    """
+    ys, xs = np.nonzero(seen)
+    y, x = int(np.median(ys)), int(np.median(xs))  # a window in the middle is enough of a large region
+    top, left = max(y - MARGIN_SIDE, 0), max(x - MARGIN_SIDE, 0)
+    part = np.s_[top : y + MARGIN_SIDE, left : x + MARGIN_SIDE]
+    a, b, seen = a[part], b[part], seen[part]
+    if not seen.any():
+        return 0.0
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(values, -1, (window, window), borderType=cv2.BORDER_REPLICATE)
+
+    height, width = a.shape
+    power = smooth(a * a) + 1e-3
+    padded = cv2.copyMakeBorder(b, *(reach,) * 4, cv2.BORDER_REPLICATE)
+    power_b = cv2.copyMakeBorder(smooth(b * b) + 1e-3, *(reach,) * 4, cv2.BORDER_REPLICATE)
+    at_home, elsewhere = None, np.full(a.shape, -1, np.float32)
+    for dy in range(0, 2 * reach + 1, step):
+        for dx in range(0, 2 * reach + 1, step):
+            off = max(abs(dy - reach), abs(dx - reach))
+            if 0 < off < 2:
+                continue
+            moved = np.s_[dy : dy + height, dx : dx + width]
+            value = smooth(a * padded[moved]) / np.sqrt(power * power_b[moved])
+            if off == 0:
+                at_home = value
+            else:
+                np.maximum(elsewhere, value, out=elsewhere)
+    return float((at_home - elsewhere)[seen].mean())
 
 
 def _fine_map(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:

@@ -36,6 +36,7 @@ from config import (
 
 if TYPE_CHECKING:
     import numpy as np
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
     from dataset import Picture
     from metrics import Record
@@ -283,39 +284,61 @@ def calibrate(settings: CalibrateSettings) -> None:
 def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]:
     """Logistic model over all candidates (facts, 0 or 1) of each picture, and thresholds from the false ones.
 
-    The thresholds use scores from a five-fold cross-fit over pictures, so that the model never saw what it judges.
-    The false candidates of forged pictures count as those of authentic ones do: a repeat is a repeat.
+    An additive logistic regression by boosted trees (Friedman, Hastie, Tibshirani 2000), monotone where more of a
+    feature can only speak for a copy or against it. The thresholds use scores from a five-fold cross-fit over
+    pictures, so that the model never saw what it judges. The false candidates of forged pictures count as those of
+    authentic ones do: a repeat is a repeat.
     """
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    from matching import FEATURES, terms
+    from matching import FEATURES
 
-    facts = [fact for picture in found for fact, _ in picture]
     y = np.array([label for picture in found for _, label in picture])
     groups = np.repeat(np.arange(len(found)), [len(picture) for picture in found])
     if y.min(initial=1) == y.max(initial=0):
         raise InputError("calibration needs true and false candidates: give folders with forged and authentic pictures")
-    raw = np.array([[fact[name] for name in FEATURES] for fact in facts])
-    mean, spread = raw.mean(axis=0), raw.std(axis=0) + 1e-6
-    x = terms(facts, mean, spread)
-    model = LogisticRegression(C=0.02, max_iter=5000).fit(x, y)
-    odds = cross_val_predict(
-        LogisticRegression(C=0.02, max_iter=5000), x, y, groups=groups, cv=GroupKFold(5), method="decision_function"
+    x = np.array([[fact[name] for name in FEATURES] for picture in found for fact, _ in picture])
+    model = HistGradientBoostingClassifier(
+        monotonic_cst=list(FEATURES.values()),
+        max_iter=200,
+        learning_rate=0.05,
+        max_leaf_nodes=6,
+        min_samples_leaf=60,
+        l2_regularization=5,
+        early_stopping=False,
     )
+    odds = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
     best = np.sort([odds[(groups == k) & (y == 0)].max(initial=-20.0) for k in range(len(found))])[::-1]
     return {
         "pictures": len(found),
         "candidates": {"true": int(y.sum()), "false": int((1 - y).sum())},
         "features": list(FEATURES),
-        "mean": mean.tolist(),
-        "spread": spread.tolist(),
-        "intercept": float(model.intercept_[0]),
-        "weights": model.coef_[0].tolist(),
         # share of pictures with a false alarm, log-odds of the score
         "thresholds": [[share, _tail(best, share)] for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
+        **trees(model.fit(x, y)),
     }
+
+
+def trees(model: "HistGradientBoostingClassifier") -> dict[str, Any]:
+    """The model's log-odds as plain numbers: `start` plus one leaf of every tree; a leaf's children are itself."""
+    import numpy as np
+
+    written = []
+    for (predictor,) in model._predictors:  # the library has no public view of its trees
+        nodes = predictor.nodes
+        leaf, own = nodes["is_leaf"] > 0, np.arange(len(nodes))
+        written.append(
+            {
+                "feature": np.where(leaf, 0, nodes["feature_idx"]).tolist(),
+                "threshold": np.where(leaf, 0, nodes["num_threshold"]).tolist(),
+                "left": np.where(leaf, own, nodes["left"]).tolist(),
+                "right": np.where(leaf, own, nodes["right"]).tolist(),
+                "value": nodes["value"].round(5).tolist(),
+            }
+        )
+    return {"start": float(model._baseline_prediction[0, 0]), "trees": written}
 
 
 def _tail(best: "np.ndarray", share: float) -> float:

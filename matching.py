@@ -1,9 +1,10 @@
 """Geometric evidence: pairs of regions of one picture that are copies of each other, proven on the pixels."""
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,41 +25,30 @@ MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to b
 LOSSLESS_GRAIN = math.atanh(0.92)  # grain correlation of a copy in a picture that holds bit-identical copies
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 MIN_AREA = 80  # least number of informative pixels of a region
-FEATURES = (
-    "fine",
-    "grain",
-    "fine_core",
-    "grain_core",
-    "support",
-    "band",
-    "local",
-    "size",
-    "texture",
-    "second",
-    "filled",
-    "usual",
-    "around",
-    "votes",
-)
-# A high fine correlation says more on a large region, and less where all candidates of the picture have one.
-PRODUCTS = (
-    ("fine_core", "usual"),
-    ("fine_core", "second"),
-    ("grain_core", "usual"),
-    ("grain_core", "size"),
-    ("fine", "size"),
-    ("fine", "usual"),
-    ("fine", "second"),
-    ("fine", "support"),
-    ("fine", "filled"),
-    ("fine", "texture"),
-    ("fine", "grain"),
-    ("fine", "votes"),
-    ("grain", "size"),
-    ("grain", "usual"),
-    ("band", "size"),
-    ("votes", "size"),
-)
+FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
+    "fine": 1,
+    "fine_core": 1,
+    "grain": 1,
+    "grain_core": 1,
+    "fine_margin": 1,
+    "middle_margin": 1,
+    "band": 0,
+    "residual": -1,
+    "jump": 1,
+    "support": 1,
+    "votes": 1,
+    "size": 1,
+    "area": 1,
+    "filled": 0,
+    "texture": 0,
+    "noise": 0,
+    "local": 0,
+    "around": 0,
+    "second": -1,
+    "usual": -1,
+    "stretch": -1,
+    "zoom": -1,
+}
 
 
 @dataclass(frozen=True)
@@ -141,6 +131,13 @@ class _Search:
     seconds: dict[str, float] = field(default_factory=dict)
     complete: bool = True
 
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `seconds`."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
+
     def late(self) -> bool:
         """Whether the time budget is spent; remembered in `complete`."""
         if time.perf_counter() > self.deadline:
@@ -173,22 +170,27 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
     grey = np.clip(search.canvas.grey, 0, 255).astype(np.uint8)
     if grey.min() == grey.max():
         return Matches((), True)
-    stages = {
-        "exact": lambda: _search_exact(search, image),
-        "keypoints": lambda: _search_keypoints(search, grey),
-        "objects": lambda: _search_objects(search),
-        "dense": lambda: _search_dense(search),
+    if "exact" in settings.matching_kinds:
+        with search.timed("exact"):
+            _search_exact(search, image)
+    proposers = {
+        "keypoints": lambda: _keypoints(search, grey),
+        "objects": lambda: _objects(search),
+        "dense": lambda: _dense(search),
     }
-    for kind, stage in stages.items():
+    screened = []
+    for kind, propose in proposers.items():
         if kind in settings.matching_kinds and not search.late():
-            begun = time.perf_counter()
-            stage()
-            search.seconds[kind] = time.perf_counter() - begun
+            with search.timed(kind):
+                screened.append(_screen(search, kind, propose()))
     for region in regions:
         if region.shape != image.shape[:2] or region.dtype != bool:
             raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
         if not search.late():
-            _search_region(search, grey, region)
+            with search.timed("regions"):
+                screened.extend(_screen(search, kind, found) for kind, found in _inside(search, grey, region))
+    with search.timed("verification"):
+        _prove(search, screened, settings.max_verified * (1 + len(regions)))
     threshold = score_threshold(settings.max_false_alarms)
     order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
     copies = tuple(search.copies[i] for i in order)
@@ -223,41 +225,51 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
         search.evidence.append({})
 
 
-def _search_keypoints(search: _Search, grey: np.ndarray) -> None:
+def _keypoints(search: _Search, grey: np.ndarray) -> Candidates:
     limit = min(search.settings.max_keypoints, max(2000, grey.size // 60))
     groups, singles = candidates.keypoint_candidates(grey, limit, search.settings.match_ratio)
     order = np.argsort(-singles.likeness, kind="stable")[:4000]
-    _prove(search, "keypoints", candidates.concatenate([groups, singles.take(order)]))
+    return candidates.concatenate([groups, singles.take(order)])
 
 
-def _search_objects(search: _Search) -> None:
+def _objects(search: _Search) -> Candidates:
     points, radii = candidates.object_points(search.canvas.grey, 6000)
-    _prove(search, "objects", candidates.polar_candidates(search.canvas.band, points, radii, 3, 0.8))
+    return candidates.polar_candidates(search.canvas.band, points, radii, 3, 0.8)
 
 
-def _search_dense(search: _Search) -> None:
-    points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 4000)
-    _prove(search, "dense", candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.8))
+def _dense(search: _Search) -> Candidates:
+    points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 3000)
+    return candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.88)
 
 
-def _search_region(search: _Search, grey: np.ndarray, region: np.ndarray) -> None:
+def _inside(search: _Search, grey: np.ndarray, region: np.ndarray) -> list[tuple[str, Candidates]]:
     """A region proposed by the embedding: more keypoints and weaker matches, the same proof."""
     near = cv2.dilate(region.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
     groups, singles = candidates.keypoint_candidates(grey, 4000, 0.95, mask=near)
-    _prove(search, "keypoints", candidates.concatenate([groups, singles]))
     points, radii = candidates.blob_points(search.canvas.grey, (1.6, 2.3, 3.3, 4.6), 12000)
     inside = near[points[:, 1].astype(int), points[:, 0].astype(int)]
-    found = candidates.polar_candidates(search.canvas.band, points[inside], radii[inside], 4, 0.7)
-    _prove(search, "dense", found)
+    dense = candidates.polar_candidates(search.canvas.band, points[inside], radii[inside], 4, 0.7)
+    return [("keypoints", candidates.concatenate([groups, singles])), ("dense", dense)]
 
 
 # The one verification -------------------------------------------------------------------------------------------
 
 
-def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
-    """Screen candidates on small discs, verify the best of them over their regions, keep what holds."""
-    if len(proposed) == 0:
-        return
+@dataclass(frozen=True)
+class _Screened:
+    """Candidates of one search, aligned on their discs, that are worth a closer look."""
+
+    kind: str
+    affines: np.ndarray  # (n, 2, 3)
+    centres: np.ndarray  # (n, 2)
+    radii: np.ndarray  # (n,)
+    partners: np.ndarray  # (n, 2): where the maps take the centres
+    votes: np.ndarray  # (n,) int64
+    rank: np.ndarray  # (n,): higher is better
+    usual: float  # fine correlation that this search's candidates have in this picture
+
+
+def _screen(search: _Search, kind: str, proposed: Candidates) -> _Screened:
     affines, centres, radii, values = alignment.screen(
         search.canvas, proposed.affines, proposed.centres, proposed.radii
     )
@@ -265,21 +277,43 @@ def _prove(search: _Search, kind: str, proposed: Candidates) -> None:
     screened = values[:, 1][values[:, 1] > -1]
     usual = float(np.median(screened)) if len(screened) else 0.0
     good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > MIN_FINE))
-    good = good[np.argsort(-rank[good], kind="stable")]
     partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
-    tried = 0
-    for index in good:
-        if tried >= search.settings.max_verified or search.late():
+    return _Screened(kind, affines[good], centres[good], radii[good], partners, proposed.votes[good], rank[good], usual)
+
+
+def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
+    """Verify the best candidates of all searches over their regions, each map once, and keep what holds."""
+    order = sorted(
+        ((part.rank[i], p, i) for p, part in enumerate(screened) for i in range(len(part.rank))),
+        key=lambda entry: (-entry[0], entry[1:]),
+    )
+    known: list[tuple[np.ndarray, np.ndarray]] = []  # maps that were verified, in both directions, and their places
+    for _, p, i in order:
+        if len(known) >= 2 * most or search.late():
             break
-        if _explained(search.copies, centres[index], alignment.apply(affines[index], centres[index][None])[0]):
+        part = screened[p]
+        affine, centre, partner = part.affines[i], part.centres[i], part.partners[i]
+        if _tried(known, affine, centre) or _explained(search.copies, centre, partner):
             continue
-        tried += 1
-        evidence = alignment.verify(search.canvas, affines[index], centres[index], float(radii[index]))
+        known += [(affine, centre), (alignment.invert(affine), partner)]
+        evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
         if evidence is None or evidence.informative < MIN_AREA:
             continue
         if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
-            support = _support(evidence, centres[good], partners)
-            _keep(search, kind, evidence, features(evidence, int(proposed.votes[index]), support, usual))
+            support = _support(evidence, part.centres, part.partners)
+            facts = features(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
+            _keep(search, part.kind, evidence, facts)
+
+
+def _tried(known: Sequence[tuple[np.ndarray, np.ndarray]], affine: np.ndarray, centre: np.ndarray) -> bool:
+    """Whether a near candidate of nearly the same map was verified before."""
+    if not known:
+        return False
+    affines, centres = (np.array(values) for values in zip(*known, strict=True))
+    near = affines[np.abs(centres - centre).max(axis=1) < 10]
+    points = centre + np.array([[0, 0], [6, 0], [0, 6]])
+    there = np.einsum("nij,kj->nki", near[:, :, :2], points) + near[:, None, :, 2]
+    return bool((np.abs(there - alignment.apply(affine, points)).max(axis=(1, 2), initial=0.0) < 4).any())
 
 
 def _explained(copies: Sequence[Copy], point: np.ndarray, partner: np.ndarray) -> bool:
@@ -339,11 +373,12 @@ def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float
     search.evidence.append(facts)
 
 
-def features(evidence: Evidence, votes: int, support: int, usual: float) -> dict[str, float]:
+def features(evidence: Evidence, votes: int, support: int, usual: float, noise: float) -> dict[str, float]:
     """What the calibration looks at; names are those of `FEATURES`.
 
     Correlations go through Fisher's transform; `usual` is the fine correlation that candidates of this picture have.
     """
+    stretch = np.linalg.svd(evidence.affine[:, :2], compute_uv=False)
     return {
         "fine": math.atanh(min(max(evidence.fine, -0.99), 0.99)),
         "fine_core": math.atanh(min(max(evidence.fine_core, -0.99), 0.99)),
@@ -359,6 +394,14 @@ def features(evidence: Evidence, votes: int, support: int, usual: float) -> dict
         "usual": usual,
         "around": evidence.around,
         "votes": math.log(votes),
+        "fine_margin": evidence.fine_margin,
+        "middle_margin": evidence.middle_margin,
+        "residual": math.log(evidence.residual),
+        "jump": math.log(evidence.jump),
+        "noise": math.log(noise),
+        "area": math.log(float(evidence.mask.sum())),
+        "stretch": math.log(stretch[0] / stretch[1]),
+        "zoom": abs(math.log(alignment.scale_of(evidence.affine))),
     }
 
 
@@ -369,18 +412,28 @@ def _calibration() -> dict:
     return read_json(CALIBRATION)
 
 
-def terms(facts: Sequence[dict[str, float]], mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(n, len(FEATURES) + len(PRODUCTS)) float64: standardised features, cut at 5 deviations, and products of them."""
-    values = np.array([[fact[name] for name in FEATURES] for fact in facts]).reshape(-1, len(FEATURES))
-    z = np.clip((values - mean) / spread, -5, 5)
-    return np.hstack([z, *(z[:, [FEATURES.index(a)]] * z[:, [FEATURES.index(b)]] for a, b in PRODUCTS)])
+@functools.cache
+def _trees() -> tuple[np.ndarray, ...]:
+    """Feature, threshold, left, right and value of every node: (trees, nodes) each."""
+    written = _calibration()["trees"]
+    nodes = max(len(tree["feature"]) for tree in written)
+    return tuple(
+        np.array([tree[name] + [0] * (nodes - len(tree[name])) for tree in written])
+        for name in ("feature", "threshold", "left", "right", "value")
+    )
 
 
 def calibrated_score(facts: dict[str, float]) -> float:
     """Probability of a true copy, from the logistic model in weights/evidence.json."""
-    model = _calibration()
-    mean, spread = np.array(model["mean"]), np.array(model["spread"])
-    total = model["intercept"] + float(terms([facts], mean, spread)[0] @ np.array(model["weights"]))
+    feature, threshold, left, right, value = _trees()
+    x = np.array([facts[name] for name in FEATURES])
+    tree, node = np.arange(len(feature)), np.zeros(len(feature), np.int64)
+    while True:
+        below = np.where(x[feature[tree, node]] <= threshold[tree, node], left[tree, node], right[tree, node])
+        if (below == node).all():  # every tree is at a leaf
+            break
+        node = below
+    total = _calibration()["start"] + float(value[tree, node].sum())
     return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
 
 

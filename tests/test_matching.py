@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 import alignment
+import benchmark
 import candidates
 import exact
 import matching
@@ -198,6 +200,39 @@ def test_fewer_false_alarms_ask_for_a_higher_score():
     assert scores == sorted(scores, reverse=True)
     with pytest.raises(InputError, match="max_false_alarms"):
         matching.score_threshold(0.0)
+
+
+def test_calibration_is_written_as_it_was_fitted(monkeypatch):
+    rng = np.random.default_rng(4)
+    pictures = []
+    for _ in range(40):
+        labels = rng.random(12) < 0.2
+        facts = rng.normal(0, 1, (12, len(matching.FEATURES))) + labels[:, None] * 0.8
+        named = [dict(zip(matching.FEATURES, row.tolist(), strict=True)) for row in facts]
+        pictures.append([(fact, int(label)) for fact, label in zip(named, labels, strict=True)])
+    content = benchmark.fit(pictures)
+    monkeypatch.setattr(matching, "_calibration", lambda: content)
+    matching._trees.cache_clear()
+    scores = np.array([matching.calibrated_score(fact) for picture in pictures for fact, _ in picture])
+    matching._trees.cache_clear()
+
+    # The library's own answer, from a model fitted on the same.
+    x = np.array([[fact[name] for name in matching.FEATURES] for picture in pictures for fact, _ in picture])
+    y = np.array([label for picture in pictures for _, label in picture])
+    model = HistGradientBoostingClassifier(
+        monotonic_cst=list(matching.FEATURES.values()),
+        max_iter=200,
+        learning_rate=0.05,
+        max_leaf_nodes=6,
+        min_samples_leaf=60,
+        l2_regularization=5,
+        early_stopping=False,
+    ).fit(x, y)
+    assert scores == pytest.approx(model.predict_proba(x)[:, 1], abs=2e-3)
+    assert scores[y == 1].mean() > 0.5 > scores[y == 0].mean()
+    # One picture in a hundred: with 40 pictures that is beyond the sample, so no false candidate passes.
+    odds = dict(map(tuple, content["thresholds"]))
+    assert odds[0.001] > odds[0.01] > odds[0.1]
 
 
 def test_wrong_pictures_are_refused():
