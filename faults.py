@@ -67,29 +67,36 @@ def faults(settings: FaultsSettings) -> int:
 # Processes ------------------------------------------------------------------------------------------------------
 
 
-def start(*arguments: object, ranks: int = 1, **options: Any) -> subprocess.Popen:
-    """One of the scripts in a group of processes of its own; under torchrun with more than one rank."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "--max-restarts=3"]
-    command = [sys.executable, *(launcher if ranks > 1 else []), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | options.pop("env", {})
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", **options,
-    )  # fmt: skip
+class Script(subprocess.Popen):
+    """One of the scripts in a group of processes of its own; under torchrun with more than one rank.
+
+    What it prints goes to a file: a pipe that nobody reads fills up with progress bars, and the script waits for ever.
+    """
+
+    def __init__(self, *arguments: object, ranks: int = 1, env: dict[str, str] | None = None, **options: Any) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "--max-restarts=3"]
+        command = [sys.executable, *(launcher if ranks > 1 else []), *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (env or {})
+        self.said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `finish` closes it
+        super().__init__(
+            command, cwd=ROOT, env=environment, start_new_session=True, stdout=self.said, stderr=subprocess.STDOUT,
+            **options,
+        )  # fmt: skip
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the end: exit status and what was printed."""
+        status = self.wait()
+        with self.said as said:
+            said.seek(0)
+            return status, said.read()
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Wait for the end: exit status and what was printed."""
-    said, _ = process.communicate()
-    return process.returncode, said
-
-
-def kill(process: subprocess.Popen) -> None:
+def kill(process: Script) -> None:
     """End the whole group as `kill -9` does. torchrun puts ranks into sessions of their own: these too."""
     for pid in [*family(process.pid), process.pid]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    process.finish()
 
 
 def family(pid: int) -> list[int]:
@@ -136,7 +143,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 300.0) -> bool:
+def wait_until(condition: Callable[[], bool], process: Script, seconds: float = 300.0) -> bool:
     """Whether the condition came true while the process was running."""
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
@@ -166,12 +173,12 @@ def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
     write_bombs(folder)
     before = {path for path in out.rglob("*") if found not in path.parents}
     begun = time.monotonic()
-    process = start("predict.py", folder, "--out", found, *FAST, "--workers", 2, env={"TMPDIR": str(out)})
+    process = Script("predict.py", folder, "--out", found, *FAST, "--workers", 2, env={"TMPDIR": str(out)})
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, memory(process.pid))
         time.sleep(0.05)
-    status, said = finish(process)
+    status, said = process.finish()
     lines = {os.path.basename(line["path"]): line for line in lines_of(found / "predictions.jsonl")}
     report.say(
         f"     {len(lines)} pictures in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most in all processes"
@@ -299,7 +306,7 @@ def try_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
         out / "backbone"
     )
-    status, said = finish(start(*training(out, "whole"), ranks=2))
+    status, said = Script(*training(out, "whole"), ranks=2).finish()
     report.check(status == 0, f"two ranks, never stopped: status {status} {said[-200:] if status else ''}")
     kill_training(settings, out, report)
     kill_one_rank(out, report)
@@ -311,7 +318,7 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     draw, last, run = random.Random(settings.seed), out / "killed" / "last.pt", out / "killed"
     log, moments = run / "log.jsonl", Counter()
     for number in range(settings.kills):
-        process = start(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2)
+        process = Script(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2)
         if number % 5 == 4:  # while it starts
             time.sleep(draw.uniform(0, 12))
         else:  # while it trains, validates and saves
@@ -324,7 +331,7 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
         progress = whole_checkpoint(last, report)
         moments[progress] += 1
     report.say(f"     {sum(moments.values())} kills; epoch and step of last.pt after each: {dict(moments)}")
-    status, said = finish(start(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2))
+    status, said = Script(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2).finish()
     report.check(status == 0, f"the killed run ends, status {status} {said[-300:] if status else ''}")
     compare_runs(out, "killed", report)
     left = sorted(path.name for path in run.glob(".*"))
@@ -348,7 +355,7 @@ def whole_checkpoint(path: Path, report: Report) -> str:
 
 def kill_one_rank(out: Path, report: Report) -> None:
     """kill -9 of the second rank; torchrun starts both again, and they go on from the last checkpoint."""
-    process, log = start(*training(out, "rank"), ranks=2), out / "rank" / "log.jsonl"
+    process, log = Script(*training(out, "rank"), ranks=2), out / "rank" / "log.jsonl"
     wait_until(lambda: (out / "rank" / "last.pt").exists() and log.read_bytes().count(b"\n") > 8, process)
     ranks = {rank_of(pid): pid for pid in family(process.pid)}
     if "1" not in ranks:
@@ -356,7 +363,7 @@ def kill_one_rank(out: Path, report: Report) -> None:
         kill(process)
         return
     os.kill(ranks["1"], signal.SIGKILL)
-    status, said = finish(process)
+    status, said = process.finish()
     again = said.count("going on at epoch")
     report.check(status == 0 and again == 1, f"one rank killed: status {status}, went on {again} time(s)")
     compare_runs(out, "rank", report)
@@ -373,23 +380,23 @@ def rank_of(pid: int) -> str:
 
 def fill_the_disk(out: Path, report: Report) -> None:
     """No file may grow beyond half a checkpoint: the last good one stays, and one line says what happened."""
-    process = start(*training(out, "full", 3))
+    process = Script(*training(out, "full", 3))
     wait_until((out / "full" / "last.pt").exists, process)
     process.send_signal(signal.SIGTERM)
-    finish(process)
+    process.finish()
     last = out / "full" / "last.pt"
     before, limit = last.read_bytes(), last.stat().st_size // 2
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    status, said = finish(start(*training(out, "full", 3), "--resume", preexec_fn=limited))
+    status, said = Script(*training(out, "full", 3), "--resume", preexec_fn=limited).finish()
     message = next((line for line in said.splitlines() if "error:" in line), "")
     report.check(status == 2 and "Traceback" not in said, f"full disk: status {status}, {message!r}")
     report.check(last.read_bytes() == before, "full disk: the last good checkpoint is untouched")
     report.check(not list((out / "full").glob(".*.tmp")), "full disk: no temporary file stays")
-    status, _ = finish(start(*training(out, "full", 3), "--resume"))
-    finish(start(*training(out, "one", 3)))
+    status, _ = Script(*training(out, "full", 3), "--resume").finish()
+    Script(*training(out, "one", 3)).finish()
     report.check(status == 0, f"with space again it goes on to the end, status {status}")
     compare_runs(out, "full", report, whole="one")
 
@@ -440,7 +447,7 @@ def findings(out: Path) -> list[dict[str, Any]]:
 def try_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Killed runs, killed workers, and files that change under the run."""
     write_pictures(out / "in", 500)
-    status, _ = finish(start(*prediction(out / "in", out / "whole")))
+    status, _ = Script(*prediction(out / "in", out / "whole")).finish()
     report.check(status == 3 and len(findings(out / "whole")) == 500, f"500 pictures, never stopped: status {status}")
     kill_prediction(settings, out, report)
     kill_a_worker(settings, out, report)
@@ -453,7 +460,7 @@ def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None
     draw, lines, after = random.Random(settings.seed), out / "killed" / "predictions.jsonl", []
     for _ in range(settings.kills):
         resume = ["--resume"] if (out / "killed" / "settings.json").exists() else []
-        process = start(*prediction(out / "in", out / "killed", *resume))
+        process = Script(*prediction(out / "in", out / "killed", *resume))
         size = lines.stat().st_size if lines.exists() else 0
         wait_until(lambda size=size: lines.exists() and lines.stat().st_size > size, process)
         time.sleep(draw.uniform(0, 0.6))
@@ -461,7 +468,7 @@ def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None
             break
         kill(process)
         after.append(lines.read_bytes().count(b"\n") if lines.exists() else 0)
-    status, _ = finish(start(*prediction(out / "in", out / "killed", "--resume")))
+    status, _ = Script(*prediction(out / "in", out / "killed", "--resume")).finish()
     report.check(
         status == 3, f"{len(after)} kills, after which {after} lines were there; the last run ends with {status}"
     )
@@ -474,11 +481,11 @@ def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None
 
 def kill_a_worker(settings: FaultsSettings, out: Path, report: Report) -> None:
     """kill -9 of one worker, as when memory runs out: it costs the picture that it had."""
-    process, lines = start(*prediction(out / "in", out / "worker")), out / "worker" / "predictions.jsonl"
+    process, lines = Script(*prediction(out / "in", out / "worker")), out / "worker" / "predictions.jsonl"
     wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 50, process)
     workers = [pid for pid in family(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[settings.seed % len(workers)], signal.SIGKILL)
-    status, _ = finish(process)
+    status, _ = process.finish()
     lost = [line for line in findings(out / "worker") if line["verdict"] == "unreadable"]
     total = len(findings(out / "worker"))
     report.check(status == 5 and total == 500 and len(lost) == 1, f"worker killed: {total} lines, {len(lost)} lost: "
@@ -488,7 +495,7 @@ def kill_a_worker(settings: FaultsSettings, out: Path, report: Report) -> None:
 def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Files that vanish, are cut off, become another picture, a folder or a pipe while the run goes on."""
     shutil.copytree(out / "in", out / "moving")
-    process, lines = start(*prediction(out / "moving", out / "moved")), out / "moved" / "predictions.jsonl"
+    process, lines = Script(*prediction(out / "moving", out / "moved")), out / "moved" / "predictions.jsonl"
     wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 5, process)
     draw, changed = random.Random(settings.seed), []
     for path in draw.sample(sorted((out / "moving").iterdir()), 100):
@@ -504,7 +511,7 @@ def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
                 path.mkdir()
             elif way == 3:
                 os.mkfifo(path)
-    status, _ = finish(process)
+    status, _ = process.finish()
     got = findings(out / "moved")
     lost = [line for line in got if line["verdict"] == "unreadable"]
     rest = {os.path.basename(line["path"]): line["verdict"] for line in got}
@@ -522,10 +529,10 @@ def fill_the_disk_of_predictions(out: Path, report: Report) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
-    status, said = finish(start(*prediction(out / "in", out / "full"), preexec_fn=limited))
+    status, said = Script(*prediction(out / "in", out / "full"), preexec_fn=limited).finish()
     message = next((line for line in said.splitlines() if "error:" in line), "")
     report.check(status == 2 and "Traceback" not in said, f"full disk: status {status}, {message!r}")
-    status, _ = finish(start(*prediction(out / "in", out / "full", "--resume")))
+    status, _ = Script(*prediction(out / "in", out / "full", "--resume")).finish()
     report.check(status == 3 and findings(out / "full") == findings(out / "whole"), f"then resumed: status {status}")
 
 
@@ -552,7 +559,7 @@ def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None
     ]  # fmt: skip
     for turn in ("first", "second"):
         for command in commands:
-            status, said = finish(start(*command))
+            status, said = Script(*command).finish()
             report.check(
                 status in (0, 3), f"{turn}: {command[0]} ends with {status} {said[-300:] if status == 1 else ''}"
             )
@@ -641,9 +648,9 @@ def make_forgeries(out: Path, count: int, seed: int) -> None:
         small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
         (out / "small").mkdir(exist_ok=True)
         cv2.imwrite(str(out / "small" / f"{path.stem}.png"), small)
-    finish(start("synthesis.py", "--authentic", out / "small", "--out", out / "data", "--count", count,
-                 "--authentic-count", 1, "--seed", seed, "--workers", 1, "--panel-probability", 0,
-                 "--max-jpeg-quality", 95, "--min-jpeg-quality", 90))  # fmt: skip
+    options = ["--panel-probability", 0, "--min-jpeg-quality", 90, "--max-jpeg-quality", 95, "--workers", 1]
+    folders = ["--authentic", out / "small", "--out", out / "data"]
+    Script("synthesis.py", *folders, "--count", count, "--authentic-count", 1, "--seed", seed, *options).finish()
 
 
 # Load -----------------------------------------------------------------------------------------------------------
@@ -659,7 +666,7 @@ def try_load(settings: FaultsSettings, out: Path, report: Report) -> None:
 def predict_many(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Memory stays flat and the rate the same from the first to the last thousand; the page opens."""
     write_varied(out / "in", settings.pictures, settings.seed)
-    process, lines = start(*prediction(out / "in", out / "found")), out / "found" / "predictions.jsonl"
+    process, lines = Script(*prediction(out / "in", out / "found")), out / "found" / "predictions.jsonl"
     marks: list[tuple[int, float, float, float]] = []  # lines, seconds, processor seconds, MiB
     begun, count, place = time.monotonic(), 0, 0
     step = max(1, settings.pictures // 10)
@@ -673,7 +680,7 @@ def predict_many(settings: FaultsSettings, out: Path, report: Report) -> None:
             marks.append((count, time.monotonic() - begun, processor_seconds(process.pid), memory(process.pid)))
             report.say("     {} pictures after {:.0f} s, {:.0f} of the processor, {:.0f} MiB".format(*marks[-1]))
         time.sleep(0.05)
-    status, said = finish(process)
+    status, said = process.finish()
     report.check(status in ANSWERS, f"{settings.pictures} pictures: status {status}; {said.strip().splitlines()[-2:]}")
     if len(marks) > 3:
         wall, cpu = ([(b[0] - a[0]) / (b[k] - a[k]) for a, b in itertools.pairwise(marks)] for k in (1, 2))
