@@ -13,7 +13,7 @@ import numpy as np
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
 GRAIN_SIGMA = 0.7  # the same for the finest structure
 EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
-EDGE_LOCAL = (0.5, 0.4)  # mean of that and of the local fine correlation on the outline of small and large regions
+EDGE_LOCAL = (0.55, 0.45)  # mean of that and of the local fine correlation on the outline of small and large regions
 LARGE_AREA = 3000  # pixels from which a region is large: chance agreement next to it weighs less
 JOIN_REACH = 15  # parts of one copy are joined over gaps of up to twice this, in pixels
 NARROW_SIGMA = 2.5  # the same for the last alignment

@@ -359,7 +359,7 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
 
     from dataset import read_image, read_masks
     from exact import find_exact
-    from matching import beside_exact, find_instances
+    from matching import BESIDE, IDENTICAL_GRAIN, find_instances
 
     cv2.setNumThreads(1)
     image = read_image(picture.image)
@@ -377,7 +377,7 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
             continue
         apart = min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum()
         # What lies between is neither; what cannot count beside bit-identical copies is no false candidate either.
-        if apart and (not lossless or beside_exact(fact)):
+        if apart and (not lossless or fact["grain_core"] >= BESIDE * IDENTICAL_GRAIN):
             rows.append((fact, 0))
     return rows
 

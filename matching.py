@@ -22,7 +22,9 @@ from config import InputError, MatchingSettings, read_json
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
-LOSSLESS_GRAIN = math.atanh(0.92)  # grain correlation of a copy in a picture that holds bit-identical copies
+MIN_MARGINS = (0.1, 0.08)  # of the fine structure and the middle band, whatever else speaks for a copy
+BESIDE = 0.6  # share of the best copy's grain and margin that another copy in the picture needs
+IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
@@ -196,19 +198,23 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
     copies = tuple(search.copies[i] for i in order)
     facts = tuple(search.evidence[i] for i in order)
     kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
-    if any(copies[k].kind == "exact" for k in kept):
-        kept = [k for k in kept if copies[k].kind == "exact" or beside_exact(facts[k])]
+    kept = beside_best(kept, copies, facts)
     instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
     return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
 
 
-def beside_exact(facts: dict[str, float]) -> bool:
-    """Whether a copy may stand beside bit-identical ones: nothing was compressed since, so it must share the grain.
+def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
+    """Of these copies, best first, those that may stand beside the best one.
 
-    What merely repeats in such a picture (windows, goods on a shelf) does not.
+    After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does,
+    or leads less at its place, merely repeats (windows, roof tiles, goods on a shelf).
     """
-    return facts["grain_core"] > LOSSLESS_GRAIN
+    if not kept:
+        return []
+    best = facts[kept[0]] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
+    least = {name: BESIDE * best[name] for name in ("grain_core", "fine_margin")}
+    return [k for k in kept if copies[k].kind == "exact" or all(facts[k][name] >= least[name] for name in least)]
 
 
 # The searches ---------------------------------------------------------------------------------------------------
@@ -298,6 +304,9 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         known += [(affine, centre), (alignment.invert(affine), partner)]
         evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
         if evidence is None or evidence.informative < MIN_AREA:
+            continue
+        margins = (evidence.fine_margin, evidence.middle_margin)
+        if any(margin < least for margin, least in zip(margins, MIN_MARGINS, strict=True)):
             continue
         if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
             support = _support(evidence, part.centres, part.partners)
