@@ -15,7 +15,7 @@ GRAIN_SIGMA = 0.7  # the same for the finest structure
 EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
 EDGE_LOCAL = (0.55, 0.45)  # mean of that and of the local fine correlation on the outline of small and large regions
 LARGE_AREA = 3000  # pixels from which a region is large: chance agreement next to it weighs less
-JOIN_REACH = 15  # parts of one copy are joined over gaps of up to twice this, in pixels
+JOIN_REACH = (15, 30)  # parts of one copy are joined over gaps of up to twice this, in pixels: least, most
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
@@ -639,7 +639,8 @@ def _outline(
     background between them is taken in where it differs no more than the agreeing parts do.
     """
     height, width = region.shape
-    reach = max(JOIN_REACH, height // 2, width // 2)
+    join = int(np.clip(0.5 * np.sqrt(region.sum()), *JOIN_REACH))  # further for a large region than for a cell
+    reach = max(join, height // 2, width // 2)
     x0, y0 = max(box[0] - reach, 0), max(box[1] - reach, 0)
     x1, y1 = min(box[2] + reach, canvas.shape[1]), min(box[3] + reach, canvas.shape[0])
     wide = np.zeros((y1 - y0, x1 - x0), bool)
@@ -660,9 +661,9 @@ def _outline(
     count, labels, stats, _ = cv2.connectedComponentsWithStats(agree, connectivity=4)
     fitting = np.bincount(labels.ravel(), similar.ravel(), count) > 0.5 * stats[:, 4]
     agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
-    padded = cv2.copyMakeBorder(agree, *(JOIN_REACH,) * 4, cv2.BORDER_CONSTANT)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _ellipse(2 * JOIN_REACH + 1))
-    between = (closed[JOIN_REACH:-JOIN_REACH, JOIN_REACH:-JOIN_REACH] > 0) & similar & valid
+    padded = cv2.copyMakeBorder(agree, *(join,) * 4, cv2.BORDER_CONSTANT)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _ellipse(2 * join + 1))
+    between = (closed[join:-join, join:-join] > 0) & similar & valid
     full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
     _, labels = cv2.connectedComponents(full, connectivity=4)
     ys, xs = np.ogrid[: y1 - y0, : x1 - x0]

@@ -207,14 +207,25 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
 def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
     """Of these copies, best first, those that may stand beside the best one.
 
-    After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does,
-    or leads less at its place, merely repeats (windows, roof tiles, goods on a shelf).
+    After the paste a picture was processed as a whole: what stands upright in the same size, and shares much less of
+    its grain than the best copy does, or leads less at its place, merely repeats (windows, roof tiles, goods on a
+    shelf). A copy that was turned or resized has lost some of its grain by that.
     """
     if not kept:
         return []
     best = facts[kept[0]] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
     least = {name: BESIDE * best[name] for name in ("grain_core", "fine_margin")}
-    return [k for k in kept if copies[k].kind == "exact" or all(facts[k][name] >= least[name] for name in least)]
+
+    def fits(k: int) -> bool:
+        share = 1.0 if _upright(copies[k]) else 0.5
+        return copies[k].kind == "exact" or all(facts[k][name] >= share * least[name] for name in least)
+
+    return [k for k in kept if fits(k)]
+
+
+def _upright(copy: Copy) -> bool:
+    """Whether a copy is hardly turned, up to right angles, and hardly resized: so repeats in photographs lie."""
+    return abs((copy.rotation + 45) % 90 - 45) < 12 and abs(math.log(copy.scale)) < 0.12
 
 
 # The searches ---------------------------------------------------------------------------------------------------
