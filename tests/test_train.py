@@ -258,14 +258,14 @@ def test_refusals(settings, tmp_path):
         )
 
 
-@pytest.mark.parametrize("script", ["train.py", "tuning.py", "test.py", "synthesis.py"])
+@pytest.mark.parametrize("script", ["train.py", "pretrain.py", "tuning.py", "test.py", "synthesis.py"])
 def test_scripts_turn_mistakes_into_one_line(script):
     done = launch(script, "--no-such-flag", "1")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "no-such-flag" in done.stderr and done.stderr.startswith(f"{script}: error")
 
 
-@pytest.mark.parametrize("script", ["train.py", "tuning.py", "test.py", "synthesis.py"])
+@pytest.mark.parametrize("script", ["train.py", "pretrain.py", "tuning.py", "test.py", "synthesis.py"])
 def test_help_imports_nothing_heavy(script):
     code = (
         f"import sys, runpy; sys.argv = ['{script}', '--help']\n"
