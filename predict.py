@@ -14,6 +14,7 @@ every other status for a failure, a run that ends well always gives 0.
 
 import contextlib
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -165,6 +166,8 @@ class Worker:
             image = self._read(job)
             detection = self.detect(image)
         except (InputError, OSError) as fault:
+            if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise  # a full disk is no fault of the picture
             return unreadable(job, str(fault))
         except Exception as fault:
             import traceback
