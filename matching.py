@@ -207,9 +207,9 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
 def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
     """Of these copies, best first, those that may stand beside the best one.
 
-    After the paste a picture was processed as a whole: what stands upright in the same size, and shares much less of
-    its grain than the best copy does, or leads less at its place, merely repeats (windows, roof tiles, goods on a
-    shelf). A copy that was turned or resized has lost some of its grain by that.
+    After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
+    leads less at its place, merely repeats (windows, roof tiles, goods on a shelf). A copy that was turned or resized
+    has lost some of its grain by that, and may share less; beside bit-identical copies none may.
     """
     if not kept:
         return []
@@ -217,7 +217,7 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
     least = {name: BESIDE * best[name] for name in ("grain_core", "fine_margin")}
 
     def fits(k: int) -> bool:
-        share = 1.0 if _upright(copies[k]) else 0.5
+        share = 1.0 if copies[kept[0]].kind == "exact" or _upright(copies[k]) else 0.5
         return copies[k].kind == "exact" or all(facts[k][name] >= share * least[name] for name in least)
 
     return [k for k in kept if fits(k)]
