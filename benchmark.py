@@ -290,7 +290,6 @@ def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]
     authentic ones do: a repeat is a repeat.
     """
     import numpy as np
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     from matching import FEATURES
@@ -300,15 +299,7 @@ def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]
     if y.min(initial=1) == y.max(initial=0):
         raise InputError("calibration needs true and false candidates: give folders with forged and authentic pictures")
     x = np.array([[fact[name] for name in FEATURES] for picture in found for fact, _ in picture])
-    model = HistGradientBoostingClassifier(
-        monotonic_cst=list(FEATURES.values()),
-        max_iter=200,
-        learning_rate=0.05,
-        max_leaf_nodes=6,
-        min_samples_leaf=60,
-        l2_regularization=5,
-        early_stopping=False,
-    )
+    model = untrained_model()
     odds = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
     best = np.sort([odds[(groups == k) & (y == 0)].max(initial=-20.0) for k in range(len(found))])[::-1]
     return {
@@ -319,6 +310,23 @@ def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]
         "thresholds": [[share, _tail(best, share)] for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
         **trees(model.fit(x, y)),
     }
+
+
+def untrained_model() -> "HistGradientBoostingClassifier":
+    """The calibration's model before it is fitted."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from matching import FEATURES
+
+    return HistGradientBoostingClassifier(
+        monotonic_cst=list(FEATURES.values()),
+        max_iter=200,
+        learning_rate=0.05,
+        max_leaf_nodes=6,
+        min_samples_leaf=60,
+        l2_regularization=5,
+        early_stopping=False,
+    )
 
 
 def trees(model: "HistGradientBoostingClassifier") -> dict[str, Any]:
