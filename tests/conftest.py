@@ -1,8 +1,10 @@
-"""A small data set and an untrained backbone, made once."""
+"""A small data set and an untrained backbone, made once, and a training on them."""
 
 import cv2
 import numpy as np
 import pytest
+
+from config import DataSettings, LoaderSettings, ModelSettings, TrainSettings
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,17 @@ def backbone(tmp_path_factory):
         folder
     )
     return str(folder)
+
+
+@pytest.fixture
+def settings(data, backbone, tmp_path):
+    """Two short epochs of training on both."""
+    return TrainSettings(
+        data=DataSettings(data=data),
+        out=tmp_path / "run",
+        epochs=2,
+        batch_size=2,
+        accumulation=2,
+        loader=LoaderSettings(workers=0, synthesis_probability=0.5),
+        model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
+    )

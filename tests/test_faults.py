@@ -23,7 +23,7 @@ import fuzz
 import pdf
 import predict
 import train
-from config import DataSettings, InputError, LoaderSettings, ModelSettings, PredictSettings, TrainSettings, one_line
+from config import InputError, PredictSettings, one_line
 from detector import Detection, Detector
 
 ROOT = Path(faults.__file__).parent
@@ -266,19 +266,6 @@ def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
 
 
 # Training -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def settings(data, backbone, tmp_path):
-    return TrainSettings(
-        data=DataSettings(data=data),
-        out=tmp_path / "run",
-        epochs=2,
-        batch_size=2,
-        accumulation=2,
-        loader=LoaderSettings(workers=0, synthesis_probability=0.5),
-        model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
-    )
 
 
 def terminate_at(monkeypatch, owner, name, number):

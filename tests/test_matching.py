@@ -226,6 +226,36 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
     assert odds[0.001] > odds[0.01] > odds[0.1]
 
 
+def test_other_copies_need_their_share_of_the_best_copys_grain():
+    region = Region(0, 0, np.ones((10, 10), bool))
+
+    def copy(kind, degrees):
+        linear = cv2.getRotationMatrix2D((0, 0), degrees, 1.0)
+        return Copy(kind, linear, 9, 1.0, 0.9, region, region)
+
+    copies = [copy("keypoints", 0), copy("dense", 0), copy("dense", 0), copy("dense", 30), copy("dense", 0)]
+    grain = [1.0, 0.61, 0.59, 0.31, 0.9]
+    margin = [0.4, 0.25, 0.3, 0.3, 0.2]  # the last one leads too little
+    facts = [{"grain_core": g, "fine_margin": m} for g, m in zip(grain, margin, strict=True)]
+    assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
+    # Beside a bit-identical copy (grain 2.65) also a turned one needs 0.6 of it.
+    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 1.58, "fine_margin": 0.3}
+    assert matching.beside_best(range(5), copies, facts) == [0]
+    facts[3]["grain_core"] = 1.6
+    assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    assert matching.beside_best([], copies, facts) == []
+
+
+def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place():
+    grain = np.random.default_rng(3).normal(0, 1, (60, 60)).astype(np.float32)
+    seen = np.zeros((60, 60), bool)
+    seen[15:45, 15:45] = True
+    assert alignment._margin(grain, 3 * grain, seen, 9, 3, 1) > 0.5  # contrast doesn't count
+    assert alignment._margin(grain, np.roll(grain, 3, axis=1), seen, 9, 3, 1) < -0.5  # fits 3 px off
+    edge = np.repeat(np.sign(np.arange(60) - 29.5)[None].astype(np.float32), 60, axis=0)  # slides along itself
+    assert abs(alignment._margin(edge, edge, seen, 9, 3, 1)) < 0.01
+
+
 def test_wrong_pictures_are_refused():
     with pytest.raises(ValueError, match="uint8"):
         find_instances(np.zeros((50, 50), np.uint8), SETTINGS)

@@ -15,23 +15,10 @@ import torch
 
 import distributed
 import train
-from config import DataSettings, InputError, LoaderSettings, ModelSettings, TrainSettings
+from config import DataSettings, InputError, LoaderSettings
 
 ROOT = Path(train.__file__).parent
 TIMES = {"seconds"}
-
-
-@pytest.fixture
-def settings(data, backbone, tmp_path):
-    return TrainSettings(
-        data=DataSettings(data=data),
-        out=tmp_path / "run",
-        epochs=2,
-        batch_size=2,
-        accumulation=2,
-        loader=LoaderSettings(workers=0, synthesis_probability=0.5),
-        model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
-    )
 
 
 def weights(run):
