@@ -17,6 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -353,8 +354,8 @@ def parse(cls: type[T], argv: list[str] | None = None, description: str | None =
 def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     """Entry point of every script: parse, call `main`, and end with its exit status.
 
-    A user's mistake (`InputError`, a missing file, a full disk) is one line on stderr and status 2. Anything
-    else is a fault of ours and keeps its traceback.
+    A user's mistake (`InputError`, a missing file) and what the machine lacks (a full disk, a process that was killed
+    for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
     """
     name = Path(sys.argv[0]).name
     try:
@@ -405,6 +406,14 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     return cls(**{name: _convert(hints[name], value, name) for name, value in values.items()})
 
 
+    except RuntimeError as fault:
+        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
+        if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
+            raise
+        text = (
+            "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
+            "--workers, and with --resume where the script has it"
+        )
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value)
@@ -426,8 +435,12 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Make a file appear whole or not at all: `write` fills a temporary name, which is then renamed to `path`."""
+def write_whole(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
+    """Make a file appear whole or not at all: `write` fills a temporary name, which is then renamed to `path`.
+
+    `lasting`: the content is on the disk before the name is, so that a power cut leaves no empty file; it takes some
+    10 ms. Without, it is for what can be told to be damaged and made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -448,3 +461,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise InputError(f"{path} is not a JSON file ({fault})") from None
+        if lasting:
+            to_disk(temporary)
+        if lasting:
+            to_disk(path.parent)
+def to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as fault:
+        if fault.errno != errno.EINVAL:  # some network file systems know no such thing for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
