@@ -4,6 +4,7 @@
     python benchmark.py matching-speed --picture FILE
     python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
     python benchmark.py speed --data DIR                               cascade, losses, tuning, picture cache
+    python benchmark.py study --train DIR --dev DIR --out DIR          variants of the learned path, with seeds
     python benchmark.py faults --kinds files bombs training            hostile files, kills, load; about an hour for all
 
 A folder of synthesis.py has a JSON beside each picture: its forgeries are also shown by size of copy, kind of
@@ -32,6 +33,7 @@ from config import (
     MatchingSettings,
     MatchingSpeedSettings,
     SpeedSettings,
+    StudySettings,
 )
 
 if TYPE_CHECKING:
@@ -47,12 +49,18 @@ Commands = (
     | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
     | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
     | Annotated[SpeedSettings, tyro.conf.subcommand("speed")]
+    | Annotated[StudySettings, tyro.conf.subcommand("study")]
     | Annotated[FaultsSettings, tyro.conf.subcommand("faults")]
 )
 
 
 def main(
-    settings: AccuracySettings | MatchingSpeedSettings | CalibrateSettings | SpeedSettings | FaultsSettings,
+    settings: AccuracySettings
+    | MatchingSpeedSettings
+    | CalibrateSettings
+    | SpeedSettings
+    | StudySettings
+    | FaultsSettings,
 ) -> int | None:
     """Run the chosen table; the exit status where it is not 0."""
     if isinstance(settings, AccuracySettings):
@@ -65,6 +73,10 @@ def main(
         from faults import faults
 
         return faults(settings)
+    elif isinstance(settings, StudySettings):
+        from study import study
+
+        return study(settings)
     else:
         from speed import speed
 

@@ -787,6 +787,11 @@ def test_grid_labels_by_covered_area():
     assert labels[0].tolist() == [1, 1, 2, 2]  # 8 px of the second cell against 8 px: the first of equals
     labels = grid_labels(coverage_of((0, 0, 14, 22), (0, 19, 14, 37)), ALL)
     assert labels[0].tolist() == [1, 2, 2, 2]  # 8 against 9
+    # 10 and 3 of 14 columns: with another limit the first is not enough, or the second is
+    labels = [
+        grid_labels(coverage_of((0, 0, 14, 24), (14, 0, 14, 17)), ALL, least)[:2].tolist() for least in (0.8, 0.2)
+    ]
+    assert labels == [[[1, 0, 0, 0], [2, 0, 0, 0]], [[1, 1, 0, 0], [2, 2, 0, 0]]]
     assert (
         grid_labels(coverage_of((0, 0, 14, 23)) / 255.0, ALL) == grid_labels(coverage_of((0, 0, 14, 23)), ALL)
     ).all()
@@ -1086,6 +1091,8 @@ def test_bad_dataset_settings(tmp_path):
         make_dataset(root, 100)
     with pytest.raises(InputError, match=r"--synthesis-probability 1\.5"):
         make_dataset(root, synthesis_probability=1.5)
+    with pytest.raises(InputError, match="--label-coverage 0"):
+        make_dataset(root, label_coverage=0.0)
     with pytest.raises(InputError, match="no pictures to train on"):
         ForgeryDataset([], 112, data_settings(root), LoaderSettings(), SynthesisSettings())
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import config
 import distributed
 import train
 from config import DataSettings, InputError, LoaderSettings
@@ -240,9 +241,8 @@ def test_refusals(settings, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate was 0\.001, is 0\.01"):
         train.main(replace(settings, epochs=1, learning_rate=0.01, resume=True))
     with pytest.raises(InputError, match="same number of processes"):
-        train._check_same_run(
-            {"settings": {}, "step_pictures": 8}, {"settings": {}, "step_pictures": 4}, settings.out / "last.pt"
-        )
+        same = {"settings": config.to_dict(settings)}
+        train._check_same_run(same | {"step_pictures": 8}, same | {"step_pictures": 4}, settings.out / "last.pt")
 
 
 @pytest.mark.parametrize("script", ["train.py", "pretrain.py", "tuning.py", "test.py", "synthesis.py"])

@@ -1,0 +1,269 @@
+"""What each part of the learned path is worth: what `benchmark.py study` measures.
+
+    python benchmark.py study --train PICTURES --dev OTHERS --out runs/study
+
+Forgeries are synthesised from two folders of authentic pictures: those from TRAIN are trained and tuned on, those from
+DEV are held out. Every variant is trained by train.py with each seed, its cascade is tuned by tuning.py for the highest
+oF1 at a bounded rate of false alarms, and the embedding alone is scored on the held-out pictures. A frozen backbone
+says the same of a picture each time, so that its features are computed once for all.
+
+OUT/runs/VARIANT-SEED holds what train.py and tuning.py write and records.jsonl, a line per held-out picture, from which
+the table is made. What has its records isn't run again; what was stopped goes on with the same command. Several
+commands with different seeds may share OUT, once its pictures are there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import config
+from config import (
+    DataSettings,
+    InputError,
+    LoaderSettings,
+    LossSettings,
+    ModelSettings,
+    SplitSettings,
+    StudySettings,
+    SynthesizeSettings,
+    TrainSettings,
+    TuningSettings,
+)
+
+if TYPE_CHECKING:
+    from metrics import Record
+
+TUNING_SHARE = 0.3  # of the base pictures made of TRAIN
+SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the pictures are the same for all variants and seeds
+NARROW = {"head_widths": (256, 192), "embedding_size": 128}  # a fifth of the time of the method's head
+COLUMNS = {"of1_forged": "oF1, forged", "false_alarms": "authentic with a false alarm", "found": "forged with a hit"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the method as defined."""
+
+    what: str  # its line in the table
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    loader: dict[str, Any] = field(default_factory=dict)
+    end_to_end: bool = False  # the backbone is trained too
+
+
+VARIANTS: dict[str, Variant] = {
+    "method": Variant("(a) the method as defined: 1024, 768, 512"),
+    "narrow": Variant("(a) with a head of 256, 192, 128, as all below", NARROW),
+    "balance": Variant("(b) balanced anchors", NARROW, {"balance": True}),
+    "temperature": Variant("(b) temperature 0.2", NARROW, {"temperature": 0.2}),
+    "margin": Variant("(b) separation margin 1", NARROW, {"separation_margin": 1.0}),
+    "coverage": Variant("(b) cells labelled from a quarter of their area on", NARROW, loader={"label_coverage": 0.25}),
+    "self-correlation": Variant("(c) matches among tokens", NARROW | {"preset": "self-correlation"}),
+    "patch-correlation": Variant("(c) matches among pixels", NARROW | {"preset": "patch-correlation"}),
+    "patch-balance": Variant("(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"balance": True}),
+    "large": Variant("(d) inputs of 924 px, 66 x 66 cells", NARROW | {"image_size": 924}),
+    "end-to-end": Variant("(a) with the backbone trained too", NARROW, end_to_end=True),
+}
+
+
+def study(settings: StudySettings) -> int | None:
+    """Run what is missing and print the table; the exit status of a training that was asked to stop."""
+    check(settings)
+    make_pictures(settings)
+    with kept_features(settings.out / "features"):
+        for seed in settings.seeds:  # outermost: a study that is stopped has the same seeds of all variants
+            for name in settings.variants:
+                if status := run_variant(settings, name, seed):
+                    return status
+    print(table(settings.out, settings.variants))
+    return None
+
+
+def check(settings: StudySettings) -> None:
+    """Refuse what cannot be run, and an OUT that belongs to other settings."""
+    if not settings.variants or not settings.seeds:
+        raise InputError("--variants and --seeds must name at least one each")
+    if min(settings.forged, settings.authentic, settings.held_out) < 3:
+        raise InputError("--forged, --authentic and --held-out must be at least 3 each")
+    same = {name: value for name, value in config.to_dict(settings).items() if name not in ("variants", "seeds", "out")}
+    path = settings.out / "study.json"
+    if path.exists() and (known := config.read_json(path)) != same:
+        changed = ", ".join(
+            f"{name} was {known.get(name)}, is {same[name]}" for name in same if known.get(name) != same[name]
+        )
+        raise InputError(f"{settings.out} is a study with other settings ({changed}); give another --out")
+    config.write_json(path, same)
+
+
+def make_pictures(settings: StudySettings) -> None:
+    """OUT/training and OUT/held-out, each whole or not at all."""
+    import synthesis
+
+    wanted = {
+        "training": (settings.train, settings.forged, settings.authentic),
+        "held-out": (settings.dev, settings.held_out, settings.held_out),
+    }
+    for name, (authentic, forged, count) in wanted.items():
+        folder = settings.out / name
+        if folder.exists():
+            continue
+        unfinished = settings.out / f".{name}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        synthesis.main(
+            SynthesizeSettings(
+                authentic=authentic,
+                out=unfinished,
+                count=forged,
+                authentic_count=count,
+                seed=SYNTHESIS_SEEDS[name],
+                workers=1,
+            )
+        )
+        os.replace(unfinished, folder)
+
+
+def run_variant(settings: StudySettings, name: str, seed: int) -> int:
+    """Train, tune and score one variant with one seed, from where it stands; the training's exit status."""
+    import train
+    import tuning
+
+    folder = settings.out / "runs" / f"{name}-{seed}"
+    if (folder / "records.jsonl").exists():
+        return 0
+    print(f"\n{name}, seed {seed}", flush=True)
+    with own_signals():
+        status = train.main(training(settings, name, seed, folder))
+    if status:
+        return status
+    # Not best.pt: a cascade that was not tuned yet and a few pictures are too little to choose an epoch by.
+    checkpoint, tuned = folder / "last.pt", folder / "tuned.json"
+    data = DataSettings(settings.out / "training")
+
+    tuning.main(
+        TuningSettings(data, checkpoint, tuned, settings.trials, seed, max_false_alarms=settings.max_false_alarms)
+    )
+    score(settings, folder)
+    return 0
+
+
+def training(settings: StudySettings, name: str, seed: int, folder: Path) -> TrainSettings:
+    """train.py's settings for a variant."""
+    variant = VARIANTS[name]
+    model = ModelSettings(backbone=settings.backbone, **variant.model)
+    if variant.end_to_end:
+        from model import load_backbone
+
+        model = replace(model, unfreeze_blocks=load_backbone(settings.backbone).config.num_hidden_layers)
+    return TrainSettings(
+        data=DataSettings(settings.out / "training"),
+        out=folder,
+        resume=(folder / "last.pt").exists(),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        accumulation=1,
+        learning_rate=settings.learning_rate,
+        backbone_learning_rate=settings.learning_rate / 10,
+        patience=settings.epochs,
+        validation_pictures=8,
+        checkpoint_seconds=60.0,
+        keep_features=not variant.end_to_end,
+        seed=seed,
+        split=SplitSettings(val_fraction=TUNING_SHARE, test_fraction=0.0),
+        loader=LoaderSettings(workers=0, augment=False, **variant.loader),
+        model=model,
+        loss=LossSettings(**variant.loss),
+    )
+
+
+def score(settings: StudySettings, folder: Path) -> None:
+    """records.jsonl of a run: the embedding alone on every held-out picture."""
+    from tqdm import tqdm
+
+    from dataset import find_pictures, read_all
+    from detector import Detector
+    from metrics import record_to_dict, score_picture
+
+    detector = Detector.load(folder / "last.pt", folder / "tuned.json").alone("embedding")
+    pictures = find_pictures(settings.out / "held-out")
+    lines = []
+    data = DataSettings(settings.out / "held-out")
+    for picture, image, masks in read_all(tqdm(pictures, desc="held out", unit="picture"), data, []):
+        found = detector.detect(image)
+        record = score_picture(picture.id, found.masks, masks, found.score, found.seconds)
+        lines.append(json.dumps(record_to_dict(record)) + "\n")
+    config.write_whole(folder / "records.jsonl", lambda path: path.write_text("".join(lines)))
+
+
+def table(out: Path, variants: Sequence[str]) -> str:
+    """Markdown: for each variant that has records, the mean over its seeds and, in brackets, the range."""
+    from metrics import summarize
+
+    lines = [f"| variant | seeds | {' | '.join(COLUMNS.values())} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    for name in variants:
+        runs = [summarize(read_records(path), resamples=1) for path in sorted(out.glob(f"runs/{name}-*/records.jsonl"))]
+        if runs:
+            values = [[float(run[column]["value"]) for run in runs] for column in COLUMNS]
+            cells = [f"{sum(v) / len(v):.3f} [{min(v):.3f}, {max(v):.3f}]" for v in values]
+            lines.append(f"| {VARIANTS[name].what} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def read_records(path: Path) -> "list[Record]":
+    """Records of a run."""
+    from metrics import Record
+
+    return [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def kept_features(folder: Path) -> Iterator[None]:
+    """Inside, `ForgeryModel.features` of a frozen backbone are read from `folder`, or computed and written there.
+
+    The key is the input and what the features depend on; OUT belongs to one backbone.
+    """
+    import torch
+
+    from model import ForgeryModel
+
+    compute = ForgeryModel.features
+
+    def features(model: ForgeryModel, pixels: torch.Tensor, valid: torch.Tensor | None = None) -> tuple[Any, ...]:
+        s = model.settings
+        if s.unfreeze_blocks:
+            return compute(model, pixels, valid)
+        valid = torch.ones(len(pixels), s.grid_size, s.grid_size, dtype=torch.bool) if valid is None else valid
+        rows = []
+        for picture, cells in zip(pixels.split(1), valid.split(1), strict=True):
+            content = hashlib.blake2b(f"{s.preset} {s.neighbours} {s.exclusion}".encode(), digest_size=16)
+            content.update(picture.cpu().numpy().tobytes())
+            content.update(cells.cpu().numpy().tobytes())
+            path = folder / f"{content.hexdigest()}.pt"
+            if not path.exists():
+                with torch.no_grad():
+                    found = tuple(value.cpu().clone() for value in compute(model, picture, cells))
+                config.write_whole(path, lambda temporary, found=found: torch.save(found, temporary))
+            rows.append(torch.load(path, weights_only=True))
+        return tuple(torch.cat(values).to(pixels.device) for values in zip(*rows, strict=True))
+
+    ForgeryModel.features = features
+    try:
+        yield
+    finally:
+        ForgeryModel.features = compute
+
+
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Give SIGTERM and Ctrl-C their meaning back after a training, which keeps them for itself."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
