@@ -64,6 +64,7 @@ class LoaderSettings:
     cache: Path | None = None  # folder for decoded, letterboxed pictures, so that an epoch is not bound by decoding
     cache_gb: float = 20.0  # largest size of that folder in GB; pictures beyond it are decoded each time
     augment: bool = True  # flips, rotation, blur, JPEG, noise, colour
+    label_coverage: float = 0.5  # least share of a cell that a content covers for the cell to take its label, over 0 to 1
     synthesis_probability: float = 0.0  # share of authentic training pictures turned into forgeries on the fly, 0 to 1
 
 
@@ -267,6 +268,7 @@ class TuningSettings:
     out: Path  # JSON file for the best parameters; the study, the trials and their picture lie beside it
     trials: int = 100  # parameter sets to try in all, those of an earlier, stopped search included
     seed: int = 0  # of the search
+    max_false_alarms: float | None = None  # highest oF1 of the forged pictures with alarms in at most this share of the authentic ones, 0 to 1; highest oF1 of all when not given
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
 
 
@@ -291,6 +293,41 @@ class SpeedSettings:
     data: Path | None = None  # folder of pictures whose grids are clustered too, beside random ones
     grids: int = 50  # random grids, and as many real ones, on which the labels are compared
     repeats: int = 5  # runs of each side, in turn; the median is shown
+
+
+StudyVariant = Literal[
+    "method",
+    "narrow",
+    "balance",
+    "temperature",
+    "margin",
+    "coverage",
+    "self-correlation",
+    "patch-correlation",
+    "patch-balance",
+    "large",
+    "end-to-end",
+]
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Train, tune and score variants of the learned path with several seeds each."""
+
+    train: Path  # folder of authentic pictures; forgeries made of them are trained on and tuned on
+    dev: Path  # folder of other authentic pictures; forgeries made of them are only scored
+    out: Path  # folder for the pictures, the features and one folder per variant and seed; what is there already isn't made again
+    variants: tuple[StudyVariant, ...] = typing.get_args(StudyVariant)  # what is compared; study.py says what each one changes
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the weights, the order of the pictures and the tuning
+    forged: int = 160  # forgeries made of TRAIN; seven in ten are trained on, the others tuned on
+    authentic: int = 140  # authentic pictures beside them, shared likewise
+    held_out: int = 75  # forgeries made of DEV, and as many authentic pictures
+    backbone: str = "embedded"  # as for train.py
+    epochs: int = 5  # passes over the training pictures
+    batch_size: int = 6  # pictures per optimiser step
+    learning_rate: float = 3e-3  # of the head at the start
+    trials: int = 20  # parameter sets of the cascade that are tried for each
+    max_false_alarms: float = 0.05  # share of the authentic tuning pictures in which the tuned cascade may find something, 0 to 1
 
 
 FaultKind = Literal["files", "bombs", "training", "prediction", "determinism", "equivariance", "load"]

@@ -797,10 +797,10 @@ def valid_cells(content: np.ndarray) -> np.ndarray:
     return share >= (0.5 if share.max() >= 0.5 else share.max() / 2)
 
 
-def grid_labels(coverage: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def grid_labels(coverage: np.ndarray, valid: np.ndarray, least: float = 0.5) -> np.ndarray:
     """Labels of the grid's cells by covered area.
 
-    A cell takes the instance that covers most of it, if that is at least half of the cell. An instance that gets no
+    A cell takes the instance that covers most of it, if that is at least `least` of the cell. An instance that gets no
     cell this way (too small or too thin) takes the cell that it covers most, the best covered instance first;
     where that is the only cell of another instance, its next best. One that lies in cells that do not count takes the
     nearest that does. Where nothing is left it stays without a cell.
@@ -808,6 +808,7 @@ def grid_labels(coverage: np.ndarray, valid: np.ndarray) -> np.ndarray:
     Args:
         coverage: (K, S, S), uint8 0 to 255 or float 0 to 1: share of each pixel that instance k covers.
         valid: (G, G) bool, G = S / 14: cells that are not padding.
+        least: share of a cell, over 0 to 1.
     Returns:
         (G, G) int64: 0 background, 1..K instance, -1 padding.
     """
@@ -815,7 +816,7 @@ def grid_labels(coverage: np.ndarray, valid: np.ndarray) -> np.ndarray:
     if len(coverage) == 0:
         return labels
     share = _share_per_cell(coverage)  # (K, G, G)
-    filled = valid & (share.max(axis=0) >= 0.5)
+    filled = valid & (share.max(axis=0) >= least)
     labels[filled] = share.argmax(axis=0)[filled] + 1
     homeless = [k for k in range(len(coverage)) if not (labels == k + 1).any()]
     for k in sorted(homeless, key=lambda k: -share[k].max()):
@@ -1021,6 +1022,8 @@ class ForgeryDataset:
             raise InputError("there are no pictures to train on; check the folder and the split fractions")
         if not 0 <= loader.synthesis_probability <= 1:
             raise InputError(f"--synthesis-probability {loader.synthesis_probability} is not within 0 to 1")
+        if not 0 < loader.label_coverage <= 1:
+            raise InputError(f"--label-coverage {loader.label_coverage} is not over 0 and at most 1")
         Letterbox.fit((1, 1), size)
         self.pictures, self.size, self.seed = list(pictures), size, seed
         self.data, self.loader, self.synthesis = data, loader, synthesis
@@ -1050,7 +1053,7 @@ class ForgeryDataset:
             image[inside[0] == 0] = PADDING  # colours were changed there too
         image, box = letterbox(image, self.size)
         coverage, inside = (_pad_layers(_resize_layers(layers, box), self.size) for layers in (coverage, inside))
-        labels = grid_labels(coverage, valid_cells(inside[0]))
+        labels = grid_labels(coverage, valid_cells(inside[0]), self.loader.label_coverage)
         return {"image": image, "labels": labels, "id": picture.id, "skipped": skipped}
 
     def _read(self, index: int, skipped: list[str]) -> tuple[Picture, Content]:

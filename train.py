@@ -459,7 +459,9 @@ def _names_hash(pictures: list[Any]) -> str:
 
 def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> None:
     """Stop unless the run that goes on is the run that was stopped."""
-    before, after = _flat(saved["settings"]), _flat(now["settings"])
+    # Through the class, so that a setting that is younger than the checkpoint has its default.
+    before = _flat(config.to_dict(config.from_dict(TrainSettings, saved["settings"])))
+    after = _flat(now["settings"])
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     changed = [
         f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in names if name not in FREE_ON_RESUME
