@@ -306,6 +306,7 @@ StudyVariant = Literal[
     "patch-correlation",
     "patch-balance",
     "large",
+    "patch-large",
     "end-to-end",
 ]
 

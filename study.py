@@ -68,6 +68,11 @@ VARIANTS: dict[str, Variant] = {
     "patch-correlation": Variant("(c) matches among pixels", NARROW | {"preset": "patch-correlation"}),
     "patch-balance": Variant("(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"balance": True}),
     "large": Variant("(d) inputs of 924 px, 66 x 66 cells", NARROW | {"image_size": 924}),
+    "patch-large": Variant(
+        "(c) and (d) matches among pixels at 770 px, balanced",
+        NARROW | {"preset": "patch-correlation", "image_size": 770},
+        {"balance": True},
+    ),
     "end-to-end": Variant("(a) with the backbone trained too", NARROW, end_to_end=True),
 }
 
