@@ -101,13 +101,14 @@ class SynthesizeSettings:
     """Make forgeries with exact masks out of a folder of authentic pictures."""
 
     authentic: Path  # folder of authentic pictures, searched recursively
-    out: Path  # folder to make: authentic/, forged/, masks/; it must not hold pictures yet
+    out: Path  # folder to make: authentic/, forged/, masks/; must hold no other run unless --resume
     count: int = 2000  # forged pictures to make
     authentic_count: int | None = None  # authentic pictures to write beside them; as many as forged ones when not given
     seed: int = 0  # the same seed, folder and settings give the same files
     workers: int = os.cpu_count() or 1  # processes that make pictures side by side
     group_size: int = 4  # pictures from one folder that may meet in one composed figure; they share `base` in the JSON, so that one split takes them all
     skip_unreadable: bool = False  # leave out pictures that cannot be read (counted and named) instead of stopping
+    resume: bool = False  # go on with the run in OUT, which was stopped
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
 
 
@@ -407,6 +408,14 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         text = f"{fault.strerror}; free some space, then start again, with --resume where the script has it"
+    except RuntimeError as fault:
+        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
+        if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
+            raise
+        text = (
+            "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
+            "--workers, and with --resume where the script has it"
+        )
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -444,14 +453,6 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     return cls(**{name: _convert(hints[name], value, name) for name, value in values.items()})
 
 
-    except RuntimeError as fault:
-        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
-        if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
-            raise
-        text = (
-            "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
-            "--workers, and with --resume where the script has it"
-        )
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value)
@@ -483,9 +484,25 @@ def write_whole(path: Path, write: Callable[[Path], Any], lasting: bool = True) 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        if lasting:
+            to_disk(temporary)
         os.replace(temporary, path)
+        if lasting:
+            to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as fault:
+        if fault.errno != errno.EINVAL:  # some network file systems know no such thing for a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -499,19 +516,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise InputError(f"{path} is not a JSON file ({fault})") from None
-        if lasting:
-            to_disk(temporary)
-        if lasting:
-            to_disk(path.parent)
-def to_disk(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as fault:
-        if fault.errno != errno.EINVAL:  # some network file systems know no such thing for a folder
-            raise
-    finally:
-        os.close(handle)
-
-

@@ -917,7 +917,7 @@ class ContentCache:
             with self._locked_total() as total:
                 after = total[0] + len(data) - (path.stat().st_size if path.exists() else 0)
                 if after <= self.limit:
-                    write_whole(path, lambda temporary: temporary.write_bytes(data))
+                    write_whole(path, lambda temporary: temporary.write_bytes(data), lasting=False)
                     total[0] = after
         except OSError as fault:
             raise InputError(

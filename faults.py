@@ -116,6 +116,24 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes among `family` that work for this one: Python's spawned ones."""
+    found = []
+    for member in family(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"spawn_main" in Path(f"/proc/{member}/cmdline").read_bytes():
+                found.append(member)
+    return found
+
+
 def memory(pid: int) -> float:
     """Resident memory of a process and all that it has started, in MiB; shared pages count once for each."""
     pages = 0
@@ -483,7 +501,7 @@ def kill_a_worker(settings: FaultsSettings, out: Path, report: Report) -> None:
     """kill -9 of one worker, as when memory runs out: it costs the picture that it had."""
     process, lines = Script(*prediction(out / "in", out / "worker")), out / "worker" / "predictions.jsonl"
     wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 50, process)
-    workers = [pid for pid in family(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(process.pid)
     os.kill(workers[settings.seed % len(workers)], signal.SIGKILL)
     status, _ = process.finish()
     lost = [line for line in findings(out / "worker") if line["verdict"] == "unreadable"]

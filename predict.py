@@ -17,10 +17,12 @@ import csv
 import errno
 import glob
 import hashlib
+import heapq
 import json
 import math
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -29,15 +31,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 import report
 from config import InputError, PredictSettings, one_line, read_json, run, to_dict, write_json, write_whole
 from dataset import PICTURE_SUFFIXES, read_image
-from distributed import Ranks, read_ranks
+from distributed import Ranks, follow_parent, read_ranks
 from metrics import AUTHENTIC, encode_mask
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ SUFFIXES = PICTURE_SUFFIXES | {".pdf"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
 RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
 Line = dict[str, Any]
+Key = tuple[str, int, int]  # path, page, figure
 Detect = Callable[[np.ndarray], "Detection"]  # picture (H, W, 3) uint8 RGB -> what was found
 Load = Callable[[PredictSettings], Detect]
 
@@ -64,7 +68,7 @@ class Job:
     box: tuple[float, float, float, float] | None = None  # on the page, points
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> Key:
         """What tells pictures apart, and their order."""
         return self.path, self.page or 0, self.figure or 0
 
@@ -170,11 +174,13 @@ class Worker:
                 raise  # a full disk is no fault of the picture
             return unreadable(job, str(fault))
         except Exception as fault:
-            import traceback
-
-            traceback.print_exc()
-            return unreadable(job, f"fault of the program: {type(fault).__name__}: {fault}")
-        return self._write(job, image, detection)
+            return failed(job, fault)
+        try:
+            return self._write(job, image, detection)
+        except OSError:
+            raise  # of the output folder: no picture would fare better
+        except Exception as fault:
+            return failed(job, fault)
 
     def _figures(self, job: Job) -> Line | list[Job]:
         import pdf
@@ -197,7 +203,8 @@ class Worker:
         out = self.settings.out
         line = describe(job, detection)
         if "mask" in line:
-            write_whole(out / line["mask"], lambda temporary: temporary.write_bytes(_label_png(detection.masks)))
+            data = _label_png(detection.masks)
+            write_whole(out / line["mask"], lambda temporary: temporary.write_bytes(data), lasting=False)
         report.illustrate(out / "report", job.name, job.path, image, detection, **job.place)
         return line
 
@@ -206,6 +213,16 @@ def unreadable(job: Job, error: str) -> Line:
     """Line of a picture that could not be examined."""
     return {"path": job.path, **job.place, "name": job.name, "verdict": UNREADABLE, "score": 0.0, "error": error,
             "instances": []}  # fmt: skip
+
+
+def failed(job: Job, fault: Exception) -> Line:
+    """Line of a picture that the program failed on: memory that ran out, or a fault with its traceback on stderr."""
+    if isinstance(fault, MemoryError):
+        return unreadable(job, "there was not enough memory to examine it")
+    import traceback
+
+    traceback.print_exception(fault)
+    return unreadable(job, f"fault of the program: {type(fault).__name__}: {fault}")
 
 
 def describe(job: Job, detection: "Detection") -> Line:
@@ -333,16 +350,7 @@ class WorkerProcess:
 
 def _work(pipe: "Connection", settings: PredictSettings, load: Load, ranks: Ranks) -> None:
     """What a worker process does: examine what comes through the pipe until nobody is at its other end."""
-    import multiprocessing
-    import threading
-    from multiprocessing.connection import wait
-
-    def follow() -> None:  # a main process that was killed cannot end the others
-        wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    follow_parent()
     try:
         _use_one_core(settings, ranks)
         worker = Worker(settings, load)
@@ -431,7 +439,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
             try:
-                line = json.loads(text)
+                line = json.loads(text.decode())
                 line["path"], line["verdict"]
             except (ValueError, TypeError, KeyError):
                 raise InputError(
@@ -457,15 +465,20 @@ def drop_torn_line(path: Path) -> None:
         file.truncate(0)
 
 
-def key_of(line: Line) -> tuple[str, int, int]:
+def key_of(line: Line) -> Key:
     """`Job.key` of a line."""
     return line["path"], line.get("page", 0), line.get("figure", 0)
+
+
+def going_on(settings: PredictSettings, ranks: Ranks) -> bool:
+    """Whether there is a run to go on with: asked for, or one that torchrun has started again."""
+    return settings.resume or (ranks.restarts > 0 and (settings.out / "settings.json").exists())
 
 
 def prepare(settings: PredictSettings, ranks: Ranks) -> None:
     """Make the output folder, or check that a run can go on in it. Raises InputError where it cannot."""
     saved = settings.out / "settings.json"
-    if settings.resume:
+    if going_on(settings, ranks):
         if not saved.exists():
             raise InputError(f"--resume: there is no run in {settings.out} ({saved.name} is missing); start without it")
         before, now = read_json(saved), to_dict(settings)
@@ -496,29 +509,60 @@ def _own_part(out: Path, ranks: Ranks) -> Path:
 
 
 def merge(out: Path) -> Path:
-    """All parts as one predictions.jsonl, every picture once, sorted by path, page and figure; it appears whole."""
-    places: dict[tuple[str, int, int], tuple[Path, int, int]] = {}  # lines stay on disk, this is where
-    for path in _parts(out):
-        start = 0
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb")) if path.exists() else ()
-            for text in file:
-                places.setdefault(key_of(json.loads(text)), (path, start, len(text)))
-                start += len(text)
-    final = out / "predictions.jsonl"
+    """All parts as one predictions.jsonl, every picture once, sorted by path, page and figure; it appears whole.
+
+    The parts are nearly in this order, in which they were written: memory holds only the places of what comes late.
+    """
+    final, parts = out / "predictions.jsonl", [path for path in _parts(out) if path.exists()]
+    late: list[tuple[Key, int, int]] = []  # key, number of the part, start in the part
+    for number, path in enumerate(parts):
+        last = ("", 0, 0)
+        for key, start, _ in _keyed_lines(path):
+            if key <= last:
+                late.append((key, number, start))
+            last = max(key, last)
+    if parts == [final] and not late:
+        return final
+
+    def in_order(number: int, path: Path) -> Iterator[tuple[Key, bytes]]:
+        starts = {start for _, n, start in late if n == number}
+        return ((key, text) for key, start, text in _keyed_lines(path) if start not in starts)
+
+    def rest(files: list[BinaryIO]) -> Iterator[tuple[Key, bytes]]:
+        for key, number, start in sorted(late):
+            files[number].seek(start)
+            yield key, files[number].readline()
 
     def write(temporary: Path) -> None:
         with contextlib.ExitStack() as stack, open(temporary, "wb") as file:
-            opened = {p: stack.enter_context(open(p, "rb")) for p in {place[0] for place in places.values()}}
-            for key in sorted(places):
-                path, start, length = places[key]
-                opened[path].seek(start)
-                file.write(opened[path].read(length))
+            files = [stack.enter_context(open(path, "rb")) for path in parts]
+            streams = [in_order(number, path) for number, path in enumerate(parts)]
+            before = None
+            for key, text in heapq.merge(*streams, rest(files), key=itemgetter(0)):
+                if key != before:
+                    file.write(text)
+                before = key
 
     write_whole(final, write)
-    for path in _parts(out)[1:]:
-        path.unlink()
+    for path in parts:
+        if path != final:
+            path.unlink()
     return final
+
+
+def _keyed_lines(path: Path) -> Iterator[tuple[Key, int, bytes]]:
+    """Key, place and text of each line, of lines as we write them without parsing all of it."""
+    start = 0
+    with open(path, "rb") as file:
+        for text in file:
+            if found := _KEY.match(text):
+                yield (json.loads(found[1].decode()), int(found[2] or 0), int(found[3] or 0)), start, text
+            else:
+                yield key_of(json.loads(text)), start, text
+            start += len(text)
+
+
+_KEY = re.compile(rb'\{"path": ("(?:[^"\\]|\\.)*")(?:, "page": (\d+), "figure": (\d+))?, "(?!page|figure)')
 
 
 def write_submission(out: Path) -> None:
@@ -531,7 +575,7 @@ def write_submission(out: Path) -> None:
 
     def case(line: Line) -> str:
         place = f"-p{line['page']}-f{line['figure']}" if "figure" in line else ""
-        return Path(line["path"]).stem + place
+        return os.path.splitext(os.path.basename(line["path"]))[0] + place  # a Path of each would take a minute
 
     counts = Counter(case(line) for line in read_lines(out / "predictions.jsonl"))
 
@@ -577,20 +621,40 @@ def write_report(settings: PredictSettings, command: str) -> Path:
 # The script -------------------------------------------------------------------------------------------------------
 
 
-def read_done(out: Path) -> tuple[set[tuple[str, int, int]], Counter]:
-    """Keys of the pictures that have a line; how many there are of each verdict, and of findings."""
+def read_done(out: Path, doubtful: bool = False) -> tuple[set[Key], Counter]:
+    """Keys of the pictures that are done; how many there are of each verdict, and of findings.
+
+    A picture that has a line is done; where `doubtful`, only if the files that belong to it hold something.
+    """
     done, verdicts = set(), Counter()
     for path in _parts(out):
         for line in read_lines(path):
+            if doubtful and not _has_files(out, line):
+                continue
             done.add(key_of(line))
             verdicts[line["verdict"]] += 1
             verdicts["findings"] += len(line["instances"])
     return done, verdicts
 
 
+def _has_files(out: Path, line: Line) -> bool:
+    if line["verdict"] == UNREADABLE:
+        return True
+    folder = out / "report" / "pictures" / line["name"]
+    files = [*(folder.iterdir() if folder.is_dir() else [folder]), *([out / line["mask"]] if "mask" in line else [])]
+    return all(path.is_file() and path.stat().st_size for path in files)
+
+
+def may_have_lost_files(out: Path) -> bool:
+    """Whether the machine was started after the last line was written. Then files written just before, for which
+    nobody waits at the disk (they are many), may be empty."""
+    started = time.time() - time.monotonic()
+    return any(path.exists() and path.stat().st_mtime < started for path in _parts(out))
+
+
 def examine_share(
     mine: Sequence[str],
-    done: set[tuple[str, int, int]],
+    done: set[Key],
     verdicts: Counter,
     settings: PredictSettings,
     ranks: Ranks,
@@ -627,13 +691,15 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
     """Examine all pictures, write everything, and return the exit status (see the top of this file)."""
     ranks = read_ranks()
     check(settings)
+    doubtful = may_have_lost_files(settings.out)
     token = agree(ranks)
     inputs = find_inputs(settings.paths, settings.out)
     prepare(settings, ranks)
     agree(ranks)  # the first rank has mended the files before the others read them
-    done, verdicts = read_done(settings.out)
+    done, verdicts = read_done(settings.out, doubtful)
     agree(ranks)  # all have read them before any writes
     examine_share(ranks.share(inputs), done, verdicts, settings, ranks, load)
+    del done  # a large set beside what follows
     wait_for_all(settings.out, ranks, token)
     if not ranks.main:
         return 0

@@ -6,12 +6,16 @@
 The second makes single cells of 20 to 60 pixels only; all limits and kinds are options below.
 Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and beside every
 picture <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic pictures it
-was made from. Pictures with the same `base` may share pixels and belong into the same split.
+was made from. Pictures with the same `base` may share pixels and belong into the same split. OUT/synthesis.json keeps
+the settings; a run that was stopped goes on with --resume and ends with the same files.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
+import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +28,7 @@ import numpy as np
 
 import config
 from config import InputError, SynthesisSettings, SynthesizeSettings
+from distributed import follow_parent
 
 MIN_SIDE = 32  # smallest picture that can be forged, in pixels
 ATTEMPTS = 24  # tries for one content before the picture counts as one without anything to copy
@@ -837,6 +842,7 @@ def _draw(weights: Sequence[float], rng: np.random.Generator) -> int:
 
 # ---------------------------------------------------------------- a folder of forgeries
 
+RUN_ONLY = ("authentic", "out", "workers", "resume")  # settings that do not change what is made
 TRIES = 12  # authentic pictures tried for one forgery before the run stops
 
 
@@ -852,6 +858,18 @@ class _Job:
     @property
     def forged(self) -> bool:
         return self.number < self.settings.count
+
+    @property
+    def files(self) -> list[Path]:
+        """Record, picture and, of a forgery, masks."""
+        folder, name = self.settings.out / ("forged" if self.forged else "authentic"), f"{self.number:06d}"
+        masks = [self.settings.out / "masks" / f"{name}.npy"] if self.forged else []
+        return [folder / f"{name}.json", folder / f"{name}.png", *masks]
+
+    @property
+    def done(self) -> bool:
+        """Whether the files are there. A power cut may leave empty ones."""
+        return all(path.exists() and path.stat().st_size for path in self.files)
 
 
 def group(paths: Sequence[Path], size: int) -> list[list[Path]]:
@@ -874,20 +892,39 @@ def main(settings: SynthesizeSettings) -> None:
 
     if settings.count < 1 or settings.workers < 1 or settings.group_size < 1:
         raise InputError("count, workers and group_size must be at least 1")
-    if settings.out.exists() and any(settings.out.iterdir()):
-        raise InputError(f"{settings.out} is not empty; give a new folder, or delete it first")
     paths = [picture.image for picture in find_pictures(settings.authentic) if picture.forged is False]
     if not paths:
         raise InputError(f"{settings.authentic} holds no authentic pictures; give the folder that does")
+    _prepare(settings, paths)
     jobs = _jobs(settings, paths)
+    left = [job for job in jobs if not job.done]
     left_out: set[str] = set()
-    with tqdm(total=len(jobs), unit="picture", desc="synthesis") as bar:
-        for reasons in _map(_write, jobs, settings.workers):
+    with tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="picture", desc="synthesis") as bar:
+        for reasons in _map(_write, left, settings.workers):
             left_out.update(reasons)
             bar.update()
     print(f"{settings.count} forged and {len(jobs) - settings.count} authentic pictures in {settings.out}")
     for reason in sorted(left_out):
         print(f"left out: {reason}")
+
+
+def _prepare(settings: SynthesizeSettings, paths: Sequence[Path]) -> None:
+    """Make the folder, or check that the run in it can go on, which needs the same settings and pictures."""
+    own = {name: value for name, value in config.to_dict(settings).items() if name not in RUN_ONLY}
+    names = "\n".join(str(path.relative_to(settings.authentic)) for path in paths)
+    now = {"settings": own, "pictures": hashlib.sha256(os.fsencode(names)).hexdigest()}
+    saved = settings.out / "synthesis.json"
+    if not settings.resume:
+        if settings.out.exists() and any(settings.out.iterdir()):
+            raise InputError(f"{settings.out} is not empty; go on with --resume, or give a new folder")
+        config.write_json(saved, now)
+        return
+    if not saved.exists():
+        raise InputError(f"--resume: there is no run in {settings.out} ({saved.name} is missing); start without it")
+    if config.read_json(saved) != now:
+        raise InputError(f"--resume with other settings or pictures than in {saved}; give the same, or another --out")
+    for left in settings.out.glob("*/.*.tmp"):  # of a process that was killed
+        left.unlink()
 
 
 def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
@@ -914,11 +951,16 @@ def _map(function: Callable[[_Job], list[str]], jobs: Sequence[_Job], workers: i
     from concurrent.futures import ProcessPoolExecutor
 
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker) as pool:
         try:
             yield from pool.map(function, jobs, chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    follow_parent()
 
 
 def _write(job: _Job) -> list[str]:
@@ -962,14 +1004,14 @@ def _read(paths: Sequence[Path], skip_unreadable: bool, left_out: list[str]) -> 
 
 
 def _save(forgery: Forgery, job: _Job, origin: dict[str, Any]) -> None:
-    name = f"{job.number:06d}"
-    out = job.settings.out
+    record, picture, *masks = job.files
     _, data = cv2.imencode(".png", forgery.image[..., ::-1])
-    folder = out / ("forged" if job.forged else "authentic")
-    if job.forged:
-        config.write_whole(out / "masks" / f"{name}.npy", lambda path: _save_array(path, forgery.masks))
-    config.write_json(folder / f"{name}.json", forgery.record | origin)
-    config.write_whole(folder / f"{name}.png", lambda path: path.write_bytes(data))
+    text = json.dumps(forgery.record | origin, indent=2) + "\n"
+    # Many small files: waiting for the disk would take longer than making them, and --resume makes empty ones again.
+    config.write_whole(record, lambda path: path.write_text(text), lasting=False)
+    config.write_whole(picture, lambda path: path.write_bytes(data), lasting=False)
+    for path in masks:
+        config.write_whole(path, lambda path: _save_array(path, forgery.masks), lasting=False)
 
 
 def _save_array(path: Path, masks: np.ndarray) -> None:

@@ -120,6 +120,7 @@ class Run:
         """Write last.pt: everything from which the run goes on as if it had never stopped."""
         from model import save_checkpoint
 
+        config.to_disk(self.log.path)  # a checkpoint that is ahead of the log would leave a gap in it
         content = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         save_checkpoint(self.last, self._model_content() | content | {"progress": asdict(self.progress)})
         self.saved_at = time.monotonic()

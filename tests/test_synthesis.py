@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import faults
 import synthesis
 from config import InputError, SynthesisSettings, SynthesizeSettings
 from dataset import find_pictures
@@ -484,7 +488,7 @@ def test_files_are_the_same_for_any_number_of_workers(folder, tmp_path):
 
 def test_the_folder_is_a_data_set_with_bases(folder, tmp_path):
     files = run(folder, tmp_path / "out", group_size=2, authentic_count=4)
-    assert len(files) == 6 * 3 + 4 * 2
+    assert len(files) == 6 * 3 + 4 * 2 + 1
     pictures = find_pictures(tmp_path / "out")
     assert sum(picture.forged for picture in pictures) == 6 and len(pictures) == 10
     # Groups of two within a folder: 0 and 1 together, 2 alone.
@@ -517,6 +521,53 @@ def test_mistakes_on_the_command_line(folder, tmp_path):
     cv2.imwrite(str(tmp_path / "empty" / "black.png"), np.zeros((80, 80, 3), np.uint8))
     with pytest.raises(InputError, match=r"black\.png"):
         run(tmp_path / "empty", tmp_path / "out")
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_with_the_same_files(folder, tmp_path):
+    whole, out = run(folder, tmp_path / "whole", count=150), tmp_path / "out"
+
+    def start(*more):
+        return faults.Script(
+            "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--workers", 2, *more
+        )  # fmt: skip
+
+    def made():
+        return len(list(out.glob("*/*.png")))
+
+    process = start()
+    assert faults.wait_until(lambda: made() > 5, process)
+    others = faults.family(process.pid)
+    process.kill()  # the main process alone
+    process.finish()
+    end = time.monotonic() + 10
+    while any(map(faults.lives, others)):
+        assert time.monotonic() < end, "its workers live on"
+        time.sleep(0.05)
+    assert 5 < (before := made()) < 300
+    process = start("--resume")
+    assert faults.wait_until(lambda: made() > before + 5, process)
+    os.kill(faults.workers_of(process.pid)[0], signal.SIGKILL)
+    status, said = process.finish()
+    assert status == 2 and "Traceback" not in said
+    assert "was killed, probably because memory ran out" in said.splitlines()[-1] and "--resume" in said
+    sorted(out.glob("forged/*.png"))[0].write_bytes(b"")  # as a power cut may leave one
+    (out / "forged/.000000.png.7.tmp").write_bytes(b"half")
+    assert start("--resume").finish()[0] == 0
+    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
+
+
+def test_a_run_goes_on_with_the_same_settings_and_pictures_only(folder, tmp_path):
+    with pytest.raises(InputError, match="no run in"):
+        run(folder, tmp_path / "out", resume=True)
+    run(folder, tmp_path / "out")
+    for change in ({"seed": 1}, {"count": 7}):
+        with pytest.raises(InputError, match="other settings or pictures"):
+            run(folder, tmp_path / "out", resume=True, **change)
+    moved = folder.rename(tmp_path / "moved")
+    run(moved, tmp_path / "out", resume=True, workers=2)
+    (moved / "a" / "0.png").unlink()
+    with pytest.raises(InputError, match="other settings or pictures"):
+        run(moved, tmp_path / "out", resume=True)
 
 
 def test_an_unreadable_picture_is_named_or_left_out(folder, tmp_path, capsys):
