@@ -35,6 +35,7 @@ from config import (
     SpeedSettings,
     StudySettings,
 )
+from distributed import follow_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,10 +96,10 @@ def accuracy(settings: AccuracySettings) -> None:
         raise InputError(f"jpeg is {settings.jpeg}; it is a quality from 1 to 100")
     described: list[tuple[Record, dict[str, Any]]] = []
     lines: list[str] = []
+    chosen = [(folder, choose(folder, settings.limit)) for folder in settings.data]  # a missing folder stops here
     head = ("forged", "found", "oF1", "pixel F1", "authentic", "alarms", "s/MP", "cut")
     print(f"{'set':24} " + " ".join(f"{name:>{width}}" for name, width in zip(head, WIDTHS, strict=True)))
-    for folder in settings.data:
-        pictures = choose(folder, settings.limit)
+    for folder, pictures in chosen:
         jobs = [(picture, settings.matching, settings.jpeg, settings.noise) for picture in pictures]
         results = list(parallel(_score, jobs, settings.workers))
         print(_line(folder.name, results), flush=True)
@@ -132,7 +133,7 @@ def parallel(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) 
     if workers <= 1 or len(jobs) < 2:
         yield from tqdm(map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
         return
-    with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), initializer=follow_parent) as pool:
         yield from tqdm(pool.map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
 
 
@@ -251,7 +252,9 @@ def matching_speed(settings: MatchingSpeedSettings) -> None:
     jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
     print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
     for job in jobs:
-        with ProcessPoolExecutor(1) as pool:  # a fresh process, whose peak memory is this size's
+        with ProcessPoolExecutor(
+            1, initializer=follow_parent
+        ) as pool:  # a fresh process, whose peak memory is this size's
             seconds, peak, stages = pool.submit(_time, job).result()
         middle = statistics.median(seconds)
         parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items() if name != "all")

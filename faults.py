@@ -19,7 +19,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -761,8 +763,8 @@ def read_one_cache(out: Path, report: Report) -> None:
 
     write_data(out / "cached", 10)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(16) as pool:
-        wrong = pool.starmap(_read_through, [(out / "cached", out / "cache", seed) for seed in range(16)])
+    with ProcessPoolExecutor(16, mp_context=context) as pool:
+        wrong = list(pool.map(partial(_read_through, out / "cached", out / "cache"), range(16)))
     sizes = [path.stat().st_size for path in (out / "cache").glob("*.picture")]
     report.check(sum(wrong) == 0, f"16 processes on one cache: {sum(wrong)} of {16 * 60} pictures wrong")
     report.check(0 < sum(sizes) <= 400_000, f"the cache holds {len(sizes)} pictures, {sum(sizes)} of 400000 bytes")

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,8 +178,8 @@ def loss_rows(settings: SpeedSettings) -> list[Row]:
     context = multiprocessing.get_context("spawn")  # a fresh process: the peak is the loss's own
     peaks = []
     for way in ("closed", "loop"):
-        with context.Pool(1) as pool:
-            peaks.append(pool.apply(_loss_peak, (way,)))
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            peaks.append(pool.submit(_loss_peak, way).result())
     difference = abs(closed(z, labels, 6)[0].item() - supcon_by_pictures(z, labels).item())
     note = f"peak memory {peaks[0]:.0f} against {peaks[1]:.0f} MB; values differ by {difference:.0e}"
     return [("loss forward and backward, 8 pictures", ours, theirs, note)]
