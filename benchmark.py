@@ -252,9 +252,8 @@ def matching_speed(settings: MatchingSpeedSettings) -> None:
     jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
     print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
     for job in jobs:
-        with ProcessPoolExecutor(
-            1, initializer=follow_parent
-        ) as pool:  # a fresh process, whose peak memory is this size's
+        # A fresh process, whose peak memory is this size's.
+        with ProcessPoolExecutor(1, initializer=follow_parent) as pool:
             seconds, peak, stages = pool.submit(_time, job).result()
         middle = statistics.median(seconds)
         parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items() if name != "all")

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+import config
 import dataset
 import faults
 import fuzz
@@ -225,6 +226,87 @@ def test_a_worker_killed_between_two_pictures_costs_nothing(tmp_path):
     assert time.monotonic() - begun < 50
 
 
+def test_what_fails_while_a_result_is_written_costs_its_picture_alone(tmp_path, capfd):
+    """A fault of ours has its traceback; memory that runs out, within a limit of this process, is the machine's."""
+    for number in range(4):
+        write_picture(tmp_path / f"in/{number}.png", number)
+    limits, numbers = resource.getrlimit(resource.RLIMIT_AS), iter(range(4))
+
+    def load(settings):
+        def detect(image):
+            match next(numbers):
+                case 1:
+                    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, limits[1]))
+                    try:
+                        bytearray(1 << 40)
+                    finally:
+                        resource.setrlimit(resource.RLIMIT_AS, limits)
+                case 2:
+                    return Detection(image.shape[:2], 0.0, ("no instance",), 0.5)
+            return Detection(image.shape[:2], 0.0, (), 0.5)
+
+        return detect
+
+    status, lines = predicted(tmp_path / "in", tmp_path / "out", load)
+    assert status == 4
+    assert [line["verdict"] for line in lines] == ["nothing found", *["unreadable"] * 2, "nothing found"]
+    assert lines[1]["error"] == "there was not enough memory to examine it"
+    assert lines[2]["error"].startswith("fault of the program: AttributeError")
+    assert capfd.readouterr().err.count("Traceback") == 1
+
+
+def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
+    write_picture(tmp_path / "in/a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/report").write_text("in the way")
+    with pytest.raises(OSError, match="report"):
+        predicted(tmp_path / "in", tmp_path / "out")
+
+
+def test_after_a_power_cut_pictures_with_empty_files_are_examined_again(tmp_path, monkeypatch):
+    """Of what was written just before, files may be empty. Only a machine that has started since asks for a look."""
+    for number in range(3):
+        write_picture(tmp_path / f"in/{number}.png", number)
+    _, lines = predicted(tmp_path / "in", tmp_path / "out")
+    entry = tmp_path / "out/report/pictures" / lines[1]["name"] / "entry.json"
+    pixels = tmp_path / "out/report/pictures" / lines[2]["name"] / "thumb.webp"
+    whole = entry.read_bytes(), pixels.read_bytes()
+    examined = []
+
+    def load(settings):
+        return lambda image: examined.append(1) or Detection(image.shape[:2], 0.0, (), 0.5)
+
+    predicted(tmp_path / "in", tmp_path / "out", load, resume=True)
+    assert len(examined) == 0
+    entry.write_bytes(b"")
+    pixels.write_bytes(b"")
+    os.utime(tmp_path / "out/predictions.jsonl", (0, 0))  # before this machine was started
+    _, again = predicted(tmp_path / "in", tmp_path / "out", load, resume=True)
+    assert len(examined) == 2 and again == lines
+    assert (entry.read_bytes(), pixels.read_bytes()) == whole
+
+
+def test_a_job_that_torchrun_starts_again_goes_on(tmp_path, monkeypatch):
+    for number in range(3):
+        write_picture(tmp_path / f"in/{number}.png", number)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    examined = []
+
+    def load(settings):
+        def detect(image):
+            examined.append(1)
+            if len(examined) == 3:
+                raise KeyboardInterrupt
+            return Detection(image.shape[:2], 0.0, (), 0.5)
+
+        return detect
+
+    with pytest.raises(KeyboardInterrupt):
+        predicted(tmp_path / "in", tmp_path / "out", load)
+    _, lines = predicted(tmp_path / "in", tmp_path / "out", load)
+    assert len(examined) == 4 and len(lines) == 3
+
+
 def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_picture(tmp_path):
     write_picture(tmp_path / "in/a.png")
 
@@ -263,6 +345,61 @@ def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(faults.lines_of(tmp_path / "out/predictions.jsonl")) == 4
+
+
+# Files on the disk, and processes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch, lasting):
+    done = []
+
+    def noted(name, function):
+        def call(*arguments):
+            what = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "sync" else arguments[1]
+            done.append((name, Path(what).name.partition(".x.")[0]))
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
+    monkeypatch.setattr(os, "replace", noted("rename", os.replace))
+    config.write_whole(tmp_path / "x", lambda temporary: temporary.write_text("all"), lasting)
+    names = [name for name, _ in done]
+    assert names == (["sync", "rename", "sync"] if lasting else ["rename"])
+    assert (tmp_path / "x").read_text() == "all" and [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert not lasting or done[-1] == ("sync", tmp_path.name)
+
+
+def test_a_folder_that_knows_no_sync_is_no_fault_but_a_failing_disk_is(tmp_path, monkeypatch):
+    def failing(number):
+        def fsync(handle):
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    config.write_json(tmp_path / "x", 1)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        config.write_json(tmp_path / "x", 2)
+    assert config.read_json(tmp_path / "x") == 1
+
+
+def test_a_killed_worker_of_the_benchmark_ends_it_with_one_line():
+    code = (
+        "import os, benchmark, config\n"
+        "config.run(lambda _: list(benchmark.parallel(os._exit, [1, 2, 3], 2)), config.SpeedSettings)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was killed" in done.stderr, done.stderr
+
+
+def test_a_missing_folder_is_refused_before_any_table(tmp_path):
+    write_picture(tmp_path / "in/a.png")
+    command = [sys.executable, "benchmark.py", "accuracy", "--data", tmp_path / "in", tmp_path / "missing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and "missing" in done.stderr
 
 
 # Training -----------------------------------------------------------------------------------------------------------
@@ -304,6 +441,17 @@ def test_sigterm_in_validation_in_accumulation_and_in_the_first_step(settings, m
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert run_of(stopped.out) == run_of(settings.out)
+
+
+def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data, backbone, tmp_path):
+    arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--workers", 1,
+                 "--epochs", 500, "--batch-size", 2, "--head-widths", 16, "--embedding-size", 8]  # fmt: skip
+    process, log = faults.Script("train.py", *arguments), tmp_path / "run/log.jsonl"
+    assert faults.wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
+    loaders = [pid for pid in faults.family(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(loaders[0], signal.SIGKILL)
+    status, said = process.finish()
+    assert status == 2 and "Traceback" not in said and "was killed, probably" in said.splitlines()[-1], said
 
 
 def test_what_a_killed_training_left_behind_is_removed(settings):
