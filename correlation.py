@@ -23,6 +23,7 @@ WINDOW = 20  # side in pixels of the windows that are compared
 STRIDE = 3  # pixels between the windows in which a cell is looked for
 ORDERS = 6  # cosine waves up to this sum of orders describe a window
 NOISE = 2.0  # standard deviation, of 255, at which a window's similarity is halved: smooth areas look alike
+CHUNK = 64  # cells that are looked for together
 TOLERANCE = 5  # pixels by which matches that support each other may differ
 
 
@@ -215,14 +216,15 @@ def _correlate_picture(
     windows, corner = windows[kept], corner[kept]
     similar = torch.zeros(len(turns), side * side, device=device)
     found = torch.full((len(turns), side * side, 2), math.inf, device=device)
-    if len(active) and len(kept):
-        row, column = ((own[active, k, None].short() - corner[:, k].short()).abs_() for k in (0, 1))
+    # Few cells at a time: cells x windows grows with the fourth power of the side, and memory is slower than caches.
+    for some in active.split(CHUNK) if len(kept) else ():
+        row, column = ((own[some, k, None].short() - corner[:, k].short()).abs_() for k in (0, 1))
         close = torch.maximum(row, column) <= exclusion * PATCH  # (cells, windows)
         for k, (signs, order, _) in enumerate(turns):
-            products = (cells[active][:, order] * signs) @ windows.T
+            products = (cells[some][:, order] * signs) @ windows.T
             best, index = products.masked_fill_(close, -1.0).max(1)
-            similar[k, active], found[k, active] = best.clamp(min=0), corner[index].float()
-            found[k, active[best <= 0]] = math.inf
+            similar[k, some], found[k, some] = best.clamp(min=0), corner[index].float()
+            found[k, some[best <= 0]] = math.inf
     near, wide = _patch_support(found.unflatten(1, (side, side)), torch.stack([turn[2] for turn in turns]))
     choice = (similar + wide).argmax(0)
     numbers, match = _patch_numbers(similar, found, near, wide, choice, own, turns, valid)

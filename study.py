@@ -69,8 +69,8 @@ VARIANTS: dict[str, Variant] = {
     "patch-balance": Variant("(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"balance": True}),
     "large": Variant("(d) inputs of 924 px, 66 x 66 cells", NARROW | {"image_size": 924}),
     "patch-large": Variant(
-        "(c) and (d) matches among pixels at 770 px, balanced",
-        NARROW | {"preset": "patch-correlation", "image_size": 770},
+        "(c) and (d) matches among pixels at 616 px, balanced",
+        NARROW | {"preset": "patch-correlation", "image_size": 616},
         {"balance": True},
     ),
     "end-to-end": Variant("(a) with the backbone trained too", NARROW, end_to_end=True),
