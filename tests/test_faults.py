@@ -261,6 +261,7 @@ def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
     (tmp_path / "out/report").write_text("in the way")
     with pytest.raises(OSError, match="report"):
         predicted(tmp_path / "in", tmp_path / "out")
+    assert faults.lines_of(tmp_path / "out/predictions.jsonl") == []
 
 
 def test_after_a_power_cut_pictures_with_empty_files_are_examined_again(tmp_path, monkeypatch):
