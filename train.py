@@ -45,7 +45,10 @@ class Progress:
 
 
 class Interrupt:
-    """Remembers SIGTERM and Ctrl-C until the loop can save; a second one ends the process at once."""
+    """Remembers SIGTERM and Ctrl-C until the loop can save; a second Ctrl-C ends the process at once.
+
+    SIGTERM may come twice: a scheduler sends it to every process of the job, and torchrun to its ranks once more.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -54,7 +57,7 @@ class Interrupt:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Log:
