@@ -225,7 +225,7 @@ def split_pictures(
 
 
 def _rank(seed: int, base: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{base}".encode()).digest()
+    return hashlib.blake2b(f"{seed}/{base}".encode("utf-8", "surrogatepass")).digest()  # names may be any bytes
 
 
 def select(pictures: Sequence[Picture], split: Mapping[str, str], name: str) -> list[Picture]:

@@ -120,7 +120,7 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def write_submission(path: Path) -> None:
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
             rows = csv.writer(file)
             rows.writerow(["case_id", "annotation"])
             rows.writerows([result.case_id, result.annotation] for result in results)

@@ -458,7 +458,7 @@ def _every_nth(pictures: list[Any], count: int | None) -> list[Any]:
 
 def _names_hash(pictures: list[Any]) -> str:
     names = "\n".join(f"{picture.id} {picture.forged} {picture.base}" for picture in pictures)
-    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> None:
