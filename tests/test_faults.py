@@ -23,9 +23,11 @@ import faults
 import fuzz
 import pdf
 import predict
+import test
 import train
 from config import InputError, PredictSettings, one_line
 from detector import Detection, Detector
+from metrics import score_picture
 
 ROOT = Path(faults.__file__).parent
 
@@ -153,6 +155,25 @@ def test_names_reach_neither_the_terminal_nor_a_spreadsheet_as_commands(tmp_path
     assert "plain" in cases and len(cases) == 4
     assert not any(case.startswith(("=", "@")) for case in cases), cases
     assert one_line("a\n\tb\x07\udcff é") == r"a b\x07\udcff é"
+
+
+def test_names_of_any_bytes_are_split_and_scored(tmp_path):
+    faults.write_data(tmp_path / "in", 4)
+    for number, name in enumerate((b"\xff\xfe", b"new\nline", b"caf\xc3\xa9", b"plain")):
+        for path in (tmp_path / "in").glob(f"*/{number}.*"):
+            path.rename(path.parent / (os.fsdecode(name) + path.suffix))
+    (tmp_path / "in/authentic/plain.json").write_text('{"base": "\\ud800"}')  # no text, but JSON
+    pictures = dataset.find_pictures(tmp_path / "in")
+    splits = dataset.split_pictures(pictures, config.SplitSettings())
+    assert len(pictures) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
+    train._names_hash(pictures)
+    empty = np.zeros((0, 40, 60), bool)
+    results = [
+        test.Result(p.id, "authentic", {"both": score_picture(p.id, empty, empty, 0.0, 1.0)}, "") for p in pictures
+    ]
+    test.write_results(tmp_path / "out", results, "none")
+    assert b"\n\xff\xfe,authentic\r\n" in (tmp_path / "out/submission.csv").read_bytes()
+    assert len(faults.lines_of(tmp_path / "out/records.jsonl")) == 8
 
 
 @pytest.mark.parametrize("reader", ["predict", "train"])
