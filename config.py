@@ -332,7 +332,7 @@ class StudySettings:
     max_false_alarms: float = 0.05  # share of the authentic tuning pictures in which the tuned cascade may find something, 0 to 1
 
 
-FaultKind = Literal["files", "bombs", "training", "prediction", "determinism", "equivariance", "load"]
+FaultKind = Literal["files", "bombs", "names", "training", "prediction", "determinism", "equivariance", "load"]
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,9 @@ def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
     hostile = [name for name in lines if name.startswith(("bomb", "forms", "content", "sparse", "eps"))]
     refused = sum(lines[name]["verdict"] == "unreadable" for name in hostile)
     report.check(refused == len(hostile) == 6, f"{refused} of {len(hostile)} bombs are refused")
+    for name in ("bomb.png", "bomb.pdf"):
+        told = all(word in lines[name].get("error", "") for word in ("50000 x 50000", "200", "--max-megapixels"))
+        report.check(told, f"{name}: the limit and the flag that raises it are told")
     good = [name for name in lines if name not in hostile]
     report.check(all(lines[n]["verdict"] == "nothing found" for n in good), f"{len(good)} odd names are examined")
     report.check("\x1b" not in said, "no control character reaches the terminal")
@@ -224,7 +227,7 @@ def write_bombs(folder: Path) -> None:
 
     (folder / "links").mkdir(parents=True)
     picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[1].tobytes()
-    for name in (b"new\nline.png", b"quote'\".png", b"..png.png", b"\xff\xfe.png", b"=cmd()|A0.png", b"\x1b[31mred.png",
+    for name in (b"new\nline.png", b"quote'\".png", b"a..png", b"\xff\xfe.png", b"=cmd()|A0.png", b"\x1b[31mred.png",
                  b"<script>alert(1)<.png", b"x" * 251 + b".png", b"links/a.png"):  # fmt: skip
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(picture)
     (folder / "links" / "loop").symlink_to(folder / "links")
@@ -289,6 +292,53 @@ def write_pdf(path: Path, content: bytes, objects: Sequence[bytes]) -> None:
     path.write_bytes(data + b"xref\n0 %d\n0000000000 65535 f \n" % (len(places) + 1) + table + end)
 
 
+# Names ----------------------------------------------------------------------------------------------------------
+
+NAMES = (b"new\nline", b"quote'\"", b"a..b", b"\xff\xfe", b"=cmd()|A0", b"\x1b[31mred", b"<script>alert(1)<",
+         b"x" * 240, b" ", b"-rf", b"a,b;c", b"caf\xc3\xa9", b"%s%n{}", b"*?[a]", b"$(id)`id`", b"con")  # fmt: skip
+
+
+def try_names(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """A data set with hostile names through every script that reads one."""
+    write_data(out / "data", len(NAMES))
+    for number, name in enumerate(NAMES):
+        for path in (out / "data").glob(f"*/{number}.*"):
+            path.rename(path.parent / (os.fsdecode(name) + path.suffix))
+    before = set(out.rglob("*"))
+    there, best = out / "run", out / "run" / "train" / "best.pt"
+    write_backbone(out / "run" / "backbone")
+    train = training(out, "run/train", 1)
+    train[train.index("--backbone") + 1] = out / "run" / "backbone"
+    for command in (
+        ["synthesis.py", "--authentic", out / "data" / "authentic", "--out", there / "synthesis", "--count", 20],
+        [*train, "--cache", there / "cache"],
+        ["tuning.py", "--data", out / "data", "--checkpoint", best, "--trials", 3, "--out", there / "tuned.json"],
+        ["test.py", "--data", out / "data", "--split", "all", "--checkpoint", best, "--out", there / "test", "--ways",
+         "embedding"],
+        prediction(out / "data", there / "predict"),
+        ["benchmark.py", "accuracy", "--data", out / "data", "--matching-kinds", "exact", "--workers", 1, "--records",
+         there / "records.jsonl"],
+    ):  # fmt: skip
+        status, said = Script(*command, env={"TMPDIR": str(there)}).finish()
+        hostile = "\x1b[31m" in said
+        report.check(
+            status in (0, 3) and not hostile,
+            f"odd names through {command[0]}: status {status} {said[-300:] if status not in (0, 3) else ''}",
+        )
+    after = {path for path in out.rglob("*") if path != there and there not in path.parents}
+    report.check(after == before, f"nothing is written outside of --out {sorted(map(str, after - before))[:3]}")
+    count = len(findings(there / "predict"))
+    report.check(count == 2 * len(NAMES), f"{count} predictions of {2 * len(NAMES)} pictures")
+
+
+def write_backbone(folder: Path) -> None:
+    """A tiny DINOv2 of random weights."""
+    from model import random_backbone
+
+    small = random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56)
+    small.save_pretrained(folder)
+
+
 # Training -------------------------------------------------------------------------------------------------------
 
 
@@ -320,15 +370,12 @@ def training(out: Path, run: str, epochs: int = 24, seconds: float = 0.5) -> lis
 
 def try_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Killed, restarted, out of disk: the run that goes on equals one that never stopped."""
-    from model import random_backbone
-
     write_data(out / "data", 24)
-    random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
-        out / "backbone"
-    )
+    write_backbone(out / "backbone")
     status, said = Script(*training(out, "whole"), ranks=2).finish()
     report.check(status == 0, f"two ranks, never stopped: status {status} {said[-200:] if status else ''}")
     kill_training(settings, out, report)
+    terminate_training(settings, out, report)
     kill_one_rank(out, report)
     fill_the_disk(out, report)
 
@@ -348,9 +395,10 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
         if process.poll() is not None:
             break
         kill(process)
-        progress = whole_checkpoint(last, report)
-        moments[progress] += 1
-    report.say(f"     {sum(moments.values())} kills; epoch and step of last.pt after each: {dict(moments)}")
+        whole_checkpoint(run / "best.pt", report)
+        moments[whole_checkpoint(last, report)] += 1
+    report.say(f"     epoch and step of last.pt after each kill: {dict(moments)}")
+    report.check(sum(moments.values()) == settings.kills, f"{sum(moments.values())} kills, then on to the end")
     status, said = Script(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2).finish()
     report.check(status == 0, f"the killed run ends, status {status} {said[-300:] if status else ''}")
     compare_runs(out, "killed", report)
@@ -366,11 +414,30 @@ def whole_checkpoint(path: Path, report: Report) -> str:
     if not path.exists():
         return "none"
     try:
-        progress = load_checkpoint(path)["progress"]
+        progress = load_checkpoint(path).get("progress", {})
     except InputError as fault:
         report.check(False, f"a checkpoint is damaged after a kill: {fault}")
         return "damaged"
-    return f"{progress['epoch']}/{progress['step']}"
+    return f"{progress.get('epoch')}/{progress.get('step')}"
+
+
+def terminate_training(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """SIGTERM to torchrun, and every second time to its ranks too, which then get it twice; nothing may be lost."""
+    draw, run = random.Random(settings.seed), out / "terminated"
+    for number in range(max(2, settings.kills // 4)):
+        resume = ["--resume"] if (run / "last.pt").exists() else []
+        process, log = Script(*training(out, "terminated", seconds=600), *resume, ranks=2), run / "log.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        if wait_until(lambda size=size, log=log: log.exists() and log.stat().st_size > size, process):
+            time.sleep(draw.uniform(0, 0.5))
+        for pid in [*(family(process.pid) if number % 2 else []), process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        status, said = process.finish()
+        done = whole_checkpoint(run / "last.pt", report)
+        report.check(status != 0 and "interrupted after" in said, f"SIGTERM: status {status}, saved at {done}")
+    Script(*training(out, "terminated", seconds=600), "--resume", ranks=2).finish()
+    compare_runs(out, "terminated", report)
 
 
 def kill_one_rank(out: Path, report: Report) -> None:
@@ -470,7 +537,8 @@ def try_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
     status, _ = Script(*prediction(out / "in", out / "whole")).finish()
     report.check(status == 3 and len(findings(out / "whole")) == 500, f"500 pictures, never stopped: status {status}")
     kill_prediction(settings, out, report)
-    kill_a_worker(settings, out, report)
+    kill_workers(settings, out, report)
+    kill_ranks_of_prediction(settings, out, report)
     change_files(settings, out, report)
     fill_the_disk_of_predictions(out, report)
 
@@ -499,17 +567,62 @@ def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None
     report.check(pictures[0] == pictures[1] and not left, f"{pictures[1]} illustrated, left behind: {left[:3]}")
 
 
-def kill_a_worker(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """kill -9 of one worker, as when memory runs out: it costs the picture that it had."""
-    process, lines = Script(*prediction(out / "in", out / "worker")), out / "worker" / "predictions.jsonl"
-    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 50, process)
-    workers = workers_of(process.pid)
-    os.kill(workers[settings.seed % len(workers)], signal.SIGKILL)
+def kill_workers(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """kill -9 of workers at random moments, as when memory runs out: each costs at most the picture that it had."""
+    draw, process = random.Random(settings.seed), Script(*prediction(out / "in", out / "worker"))
+    lines, killed = out / "worker" / "predictions.jsonl", 0
+    while killed < settings.kills:
+        size = lines.stat().st_size if lines.exists() else 0
+        wait_until(lambda size=size: lines.exists() and lines.stat().st_size > size, process)
+        time.sleep(draw.uniform(0, 0.2))
+        workers = workers_of(process.pid)
+        if process.poll() is not None or not workers:
+            break
+        with suppress(ProcessLookupError):
+            os.kill(draw.choice(workers), signal.SIGKILL)
+        killed += 1
     status, _ = process.finish()
-    lost = [line for line in findings(out / "worker") if line["verdict"] == "unreadable"]
-    total = len(findings(out / "worker"))
-    report.check(status == 5 and total == 500 and len(lost) == 1, f"worker killed: {total} lines, {len(lost)} lost: "
-                 f"{lost[0]['error'] if lost else ''}")  # fmt: skip
+    true, got = ({line["path"]: line for line in findings(out / name)} for name in ("whole", "worker"))
+    lost = [path for path in got if got[path]["verdict"] == "unreadable"]
+    same = all(got[path] == true[path] for path in got.keys() - set(lost))
+    report.check(
+        status in (3, 5) and got.keys() == true.keys() and len(lost) <= killed and same,
+        f"{killed} workers killed in one run: status {status}, {len(got)} lines, {len(lost)} pictures lost, the others "
+        f"as never disturbed; {got[lost[0]]['error'] if lost else ''}",
+    )
+
+
+def kill_ranks_of_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
+    """Two ranks killed and resumed by one, two and three; then one rank killed, after which torchrun starts again."""
+    draw, there = random.Random(settings.seed), out / "ranks"
+    for ranks in (2, 1, 3, 2):
+        resume = ["--resume"] if (there / "settings.json").exists() else []
+        process = Script(*prediction(out / "in", there, *resume), ranks=ranks)
+        before = lines_in(there)
+        wait_until(lambda before=before: lines_in(there) > before, process)
+        time.sleep(draw.uniform(0, 0.3))
+        kill(process)
+    status, said = Script(*prediction(out / "in", there, "--resume"), ranks=2).finish()
+    same = findings(there) == findings(out / "whole")
+    report.check(
+        status == 0 and same, f"4 jobs of 1 to 3 ranks killed, then resumed by two: status {status}, same lines"
+    )
+    there = out / "rank"
+    process = Script(*prediction(out / "in", there), ranks=2)
+    wait_until(lambda: lines_in(there) > 20, process)
+    ranks_now = {rank_of(pid): pid for pid in family(process.pid) if pid not in workers_of(process.pid)}
+    os.kill(ranks_now["1"], signal.SIGKILL)
+    status, said = process.finish()
+    same = findings(there) == findings(out / "whole")
+    report.check(
+        status == 0 and same,
+        f"one rank killed: torchrun goes on, status {status}, same lines {said[-200:] if status else ''}",
+    )
+
+
+def lines_in(out: Path) -> int:
+    """Lines that all ranks together have written."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("predictions*.jsonl"))
 
 
 def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
@@ -561,12 +674,8 @@ def fill_the_disk_of_predictions(out: Path, report: Report) -> None:
 
 def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Every script twice with the same seed: which files are the same to the bit."""
-    from model import random_backbone
-
     write_data(out / "data", 12)
-    random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
-        out / "backbone"
-    )
+    write_backbone(out / "backbone")
     there = out / "run"  # the same both times: paths stand in the files
     commands = [
         ["synthesis.py", "--authentic", out / "data" / "authentic", "--out", there / "synthesis", "--count", 20],
@@ -575,7 +684,7 @@ def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None
          "--out", there / "tuning" / "tuned.json"],
         ["test.py", "--data", out / "data", "--checkpoint", there / "train" / "best.pt", "--out", there / "test",
          "--ways", "embedding"],
-        ["predict.py", out / "data" / "forged", "--out", there / "predict", *FAST, "--workers", 2],
+        ["predict.py", out / "data", "--out", there / "predict", "--evidence-only", "--workers", 2],
     ]  # fmt: skip
     for turn in ("first", "second"):
         for command in commands:
@@ -802,7 +911,7 @@ def resume_many_lines(settings: FaultsSettings, out: Path, report: Report) -> No
     )
     with (there / "predictions.jsonl").open("w") as file:
         for number in range(settings.lines):
-            file.write(line.replace("/nowhere/0.png", f"/nowhere/{number}.png") + "\n")
+            file.write(line.replace("/nowhere/0.png", f"/nowhere/{number:07}.png") + "\n")
     begun = time.monotonic()
     predict.prepare(run, predict.read_ranks())
     done, _ = predict.read_done(there)
@@ -818,6 +927,7 @@ def resume_many_lines(settings: FaultsSettings, out: Path, report: Report) -> No
 PARTS: dict[str, Callable[[FaultsSettings, Path, Report], None]] = {
     "files": try_files,
     "bombs": try_bombs,
+    "names": try_names,
     "training": try_training,
     "prediction": try_prediction,
     "determinism": try_determinism,
