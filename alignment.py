@@ -4,6 +4,7 @@ Every candidate of every search ends here. `screen` refines many candidates at o
 (compiled, about 0.2 ms each); `verify` grows one of them to its full region and collects the evidence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,11 +16,14 @@ GRAIN_SIGMA = 0.7  # the same for the finest structure
 EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in pixels
 EDGE_LOCAL = (0.55, 0.45)  # mean of that and of the local fine correlation on the outline of small and large regions
 LARGE_AREA = 3000  # pixels from which a region is large: chance agreement next to it weighs less
-JOIN_REACH = (15, 30)  # parts of one copy are joined over gaps of up to twice this, in pixels: least, most
+AWAY = [(dy, dx) for dy in (-3, 0, 3) for dx in (-3, 0, 3) if dy or dx]  # offsets that a part of an outline must beat
+MIN_LEAD = 0.15  # mean lead over those of the local fine correlation
+JOIN_REACH = (15, 20)  # parts of one copy are joined over gaps of up to twice this, in pixels: least, most
 NARROW_SIGMA = 2.5  # the same for the last alignment
 COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
 MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
 MAX_POINTS = 1500  # pixels used by one refinement
+MIN_SEEN = (0.2, 0.1)  # least share of informative pixels of a disc, and of a region
 MIN_FIRST = 0.3  # correlation of the middle band on a disc below which a candidate isn't refined
 MEASURE_MARGIN = 16  # room around a region that its measures look at, in pixels
 MARGIN_SIDE = 64  # half the side of the window that margins are measured on, in pixels
@@ -336,8 +340,9 @@ def _fine_correlation(
     affine: np.ndarray,
     xs: np.ndarray,
     ys: np.ndarray,
+    share: float,
 ) -> float:
-    """Correlation of the fine structure over the informative ones of these template pixels; -1 where they are few."""
+    """Correlation of the fine structure over the informative ones of these template pixels; -1 below a share."""
     saa = 0.0
     sbb = 0.0
     sab = 0.0
@@ -358,7 +363,7 @@ def _fine_correlation(
         sbb += b * b
         sab += a * b
         n += 1
-    if n < 40 or 5 * n < len(xs) or saa < 1e-6 or sbb < 1e-6:
+    if n < 40 or n < share * len(xs) or saa < 1e-6 or sbb < 1e-6:
         return -1.0
     return sab / np.sqrt(saa * sbb)
 
@@ -412,7 +417,7 @@ def _screen(
         level = 0
         while level < len(LEVELS) - 1 and scale > 0.5 * (LEVELS[level] + LEVELS[level + 1]):
             level += 1
-        out[i, 1] = _fine_correlation(fine[0], fine[level], informative, affines[i], xs, ys)
+        out[i, 1] = _fine_correlation(fine[0], fine[level], informative, affines[i], xs, ys, MIN_SEEN[0])
     return out
 
 
@@ -498,7 +503,8 @@ def _fine_over(canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tupl
     ys, xs = np.nonzero(region)
     step = max(len(xs) // 4000, 1)
     xs, ys = xs[::step] + box[0], ys[::step] + box[1]
-    return float(_fine_correlation(canvas.fine[0], canvas.fine[_level(affine)], canvas.informative, affine, xs, ys))
+    partner = canvas.fine[_level(affine)]
+    return float(_fine_correlation(canvas.fine[0], partner, canvas.informative, affine, xs, ys, MIN_SEEN[1]))
 
 
 def _cropped(
@@ -647,12 +653,10 @@ def _outline(
     wide[box[1] - y0 : box[1] - y0 + height, box[0] - x0 : box[0] - x0 + width] = region
     box = (x0, y0, x1, y1)
     template, partner, valid = _pair(canvas, affine, box)
-    fine = _fine_map(
-        canvas.fine[0, y0:y1, x0:x1], _warped(canvas.fine[_level(affine)], affine, box, cv2.INTER_CUBIC), 1.8
-    )
-    score = np.where(
-        valid, 0.5 * fine + 0.5 * _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA), -1
-    )
+    fine_a = canvas.fine[0, y0:y1, x0:x1]
+    fine_b = _warped(canvas.fine[_level(affine)], affine, box, cv2.INTER_CUBIC)
+    plain = _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA)
+    score = np.where(valid, 0.5 * _fine_map(fine_a, fine_b, 1.8) + 0.5 * plain, -1)
     edge = EDGE_LOCAL[int(wide.sum() > LARGE_AREA)]
     agree = cv2.morphologyEx((score > edge).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
     gain, offset = _gain(template[wide], partner[wide])
@@ -660,6 +664,8 @@ def _outline(
     similar = left < 4 * max(canvas.noise**2, float(np.median(left[wide])))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(agree, connectivity=4)
     fitting = np.bincount(labels.ravel(), similar.ravel(), count) > 0.5 * stats[:, 4]
+    # Edges and ripples fit onto themselves when moved along: they don't show where a copy ends.
+    fitting &= np.bincount(labels.ravel(), _lead(fine_a, fine_b, 9, AWAY).ravel(), count) > MIN_LEAD * stats[:, 4]
     agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
     padded = cv2.copyMakeBorder(agree, *(join,) * 4, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _ellipse(2 * join + 1))
@@ -768,27 +774,26 @@ def _margin(a: np.ndarray, b: np.ndarray, seen: np.ndarray, window: int, reach: 
     a, b, seen = a[part], b[part], seen[part]
     if not seen.any():
         return 0.0
+    steps = range(-reach, reach + 1, step)
+    offsets = [(dy, dx) for dy in steps for dx in steps if max(abs(dy), abs(dx)) >= 2]
+    return float(_lead(a, b, window, offsets)[seen].mean())
+
+
+def _lead(a: np.ndarray, b: np.ndarray, window: int, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Local correlation (h, w) of two structures, less the best of it where `b` is moved by one of (dy, dx)."""
 
     def smooth(values: np.ndarray) -> np.ndarray:
         return cv2.boxFilter(values, -1, (window, window), borderType=cv2.BORDER_REPLICATE)
 
     height, width = a.shape
-    power = smooth(a * a) + 1e-3
-    padded = cv2.copyMakeBorder(b, *(reach,) * 4, cv2.BORDER_REPLICATE)
-    power_b = cv2.copyMakeBorder(smooth(b * b) + 1e-3, *(reach,) * 4, cv2.BORDER_REPLICATE)
-    at_home, elsewhere = None, np.full(a.shape, -1, np.float32)
-    for dy in range(0, 2 * reach + 1, step):
-        for dx in range(0, 2 * reach + 1, step):
-            off = max(abs(dy - reach), abs(dx - reach))
-            if 0 < off < 2:
-                continue
-            moved = np.s_[dy : dy + height, dx : dx + width]
-            value = smooth(a * padded[moved]) / np.sqrt(power * power_b[moved])
-            if off == 0:
-                at_home = value
-            else:
-                np.maximum(elsewhere, value, out=elsewhere)
-    return float((at_home - elsewhere)[seen].mean())
+    reach = max(max(abs(dy), abs(dx)) for dy, dx in offsets)
+    power, power_b = smooth(a * a) + 1e-3, smooth(b * b) + 1e-3
+    padded, power_there = (cv2.copyMakeBorder(v, *(reach,) * 4, cv2.BORDER_REPLICATE) for v in (b, power_b))
+    elsewhere = np.full(a.shape, -1, np.float32)
+    for dy, dx in offsets:
+        moved = np.s_[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        np.maximum(elsewhere, smooth(a * padded[moved]) / np.sqrt(power * power_there[moved]), out=elsewhere)
+    return smooth(a * b) / np.sqrt(power * power_b) - elsewhere
 
 
 def _fine_map(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:

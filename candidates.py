@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 RINGS = 8  # of a polar patch
 ANGLES = 32  # samples on each ring
 HARMONICS = 8  # of the angle, kept in a descriptor
+AROUND = 4.0  # surroundings that an extremum is compared with, standard deviation in pixels
 SIFT_PIXELS = 3e6  # larger pictures are shrunk to this many pixels for their keypoints
 EXACT_SEARCH = 4000  # up to this many vectors neighbours are searched by one matrix product
 
@@ -377,7 +378,8 @@ def blob_points(
     """Extrema of the difference of Gaussians at each scale: points (n, 2) and radii (n,) = factor * sigma.
 
     They lie where the content puts them, so a copy has the same ones within half a pixel, also in smooth regions
-    where SIFT finds no orientation; the strongest `limit` per scale.
+    where SIFT finds no orientation. Of each scale the `limit` that stand out most from their surroundings: the
+    strongest ones would all lie in the parts of a picture that are rich in contrast.
     """
     points, radii = [], []
     for sigma in sigmas:
@@ -389,8 +391,9 @@ def blob_points(
         peak[:2], peak[-2:], peak[:, :2], peak[:, -2:] = False, False, False, False
         ys, xs = np.nonzero(peak)
         if len(ys) > limit:
-            strongest = np.argpartition(-np.abs(response[ys, xs]), limit)[:limit]
-            ys, xs = ys[strongest], xs[strongest]
+            around = np.sqrt(cv2.GaussianBlur(response * response, (0, 0), AROUND)) + 0.1
+            clearest = np.argpartition(-np.abs(response / around)[ys, xs], limit)[:limit]
+            ys, xs = ys[clearest], xs[clearest]
         points.append(np.stack([xs, ys], axis=1).astype(float))
         radii.append(np.full(len(xs), factor * sigma))
     return np.concatenate(points), np.concatenate(radii)

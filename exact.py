@@ -19,6 +19,9 @@ MIN_BLOCKS = 10  # votes that a map needs
 MAX_MAPS = 64  # most maps looked at, the strongest first
 MIN_AREA = 90  # pixels that a copy needs, after the region was traced
 MAX_SELF_EQUAL = 0.55  # share of pixels equal to a neighbour of theirs above which a region is a compressed flat area
+MAX_SELF_EQUAL_ON_GRID = (
+    0.25  # the same for maps that take JPEG blocks onto blocks: few values make a block, so they recur
+)
 NEIGHBOURS = ((0, 1), (1, 0), (0, 8), (8, 0), (8, 8), (8, -8))  # 8: the grid of JPEG blocks
 FLAT_REACH = 9  # flat equal pixels count as copied this near to textured ones, in pixels
 
@@ -58,8 +61,22 @@ def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
         if _self_equal(values, corner[:, 0], corner[:, 1]) > MAX_SELF_EQUAL:  # before the costlier tracing
             continue
         copies = _trace(values, key, sources)
-        found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < MAX_SELF_EQUAL)
+        found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
     return sorted(found, key=lambda copy: -copy.blocks)
+
+
+def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
+    """Whether a map (2, 3) takes JPEG's 8 x 8 blocks onto blocks near a point (x, y), to a third of a pixel."""
+    linear = np.rint(affine[:, :2])
+    if abs(abs(np.linalg.det(linear)) - 1) > 1e-6 or np.abs(affine[:, :2] - linear).max() > 0.02:
+        return False
+    shift = affine[:, :2] @ point + affine[:, 2] - linear @ point
+    corner = shift - linear @ (0.5, 0.5) + 0.5  # where the map takes a corner of the first block
+    return bool((np.abs((corner + 4) % 8 - 4) < 1 / 3).all())
+
+
+def _most_self_equal(copy: ExactCopy) -> float:
+    return MAX_SELF_EQUAL_ON_GRID if on_grid(copy.affine, np.zeros(2)) else MAX_SELF_EQUAL
 
 
 def _coefficients() -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -22,9 +23,15 @@ from config import InputError, MatchingSettings, read_json
 CALIBRATION = Path(__file__).resolve().parent / "weights" / "evidence.json"
 MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
+MAX_SECOND = 0.75  # likeness at another offset over that at its place: what repeats by its nature has more
+MAX_TEMPLATES = 4  # copies that are sought again in a picture
+MAX_FURTHER = 12  # places of each that are looked at
 MIN_MARGINS = (0.1, 0.08)  # of the fine structure and the middle band, whatever else speaks for a copy
-BESIDE = 0.6  # share of the best copy's grain and margin that another copy in the picture needs
+BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the picture needs
+BESIDE_TURNED = 0.3  # the same for a copy that was turned or resized
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
+MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
+MAX_WIDENED = 1000  # candidates that are also looked at on large discs
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
@@ -193,15 +200,25 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
                 screened.extend(_screen(search, kind, found) for kind, found in _inside(search, grey, region))
     with search.timed("verification"):
         _prove(search, screened, settings.max_verified * (1 + len(regions)))
-    threshold = score_threshold(settings.max_false_alarms)
-    order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
-    copies = tuple(search.copies[i] for i in order)
-    facts = tuple(search.evidence[i] for i in order)
-    kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
-    kept = beside_best(kept, copies, facts)
+    copies, facts, kept = _ranked(search)
+    if kept and not search.late() and settings.matching_kinds != ("exact",):
+        with search.timed("further copies"):
+            again = _further(search, group_copies([copies[k] for k in kept], image.shape[:2]))
+            _prove(search, [_screen(search, "dense", again)], MAX_FURTHER)
+        copies, facts, kept = _ranked(search)
     instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
     return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
+
+
+def _ranked(search: _Search) -> tuple[tuple[Copy, ...], tuple[dict[str, float], ...], list[int]]:
+    """Every verified copy, best first, what the calibration looked at, and which of them are kept."""
+    order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
+    copies = tuple(search.copies[i] for i in order)
+    facts = tuple(search.evidence[i] for i in order)
+    threshold = score_threshold(search.settings.max_false_alarms)
+    kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
+    return copies, facts, beside_best(kept, copies, facts)
 
 
 def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
@@ -209,18 +226,29 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
 
     After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
     leads less at its place, merely repeats (windows, roof tiles, goods on a shelf). A copy that was turned or resized
-    has lost some of its grain by that, and may share less; beside bit-identical copies none may.
+    has lost some of its grain by that, and may share less; beside bit-identical copies none may. A copy that lies on
+    the grid of JPEG blocks as its source does was rounded like it, and tells nothing of the others.
     """
-    if not kept:
-        return []
-    best = facts[kept[0]] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
-    least = {name: BESIDE * best[name] for name in ("grain_core", "fine_margin")}
+    best = next((k for k in kept if not on_grid(copies[k])), None)
+    if best is None:
+        return list(kept)
+    shares = facts[best] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
 
     def fits(k: int) -> bool:
-        share = 1.0 if copies[kept[0]].kind == "exact" or _upright(copies[k]) else 0.5
-        return copies[k].kind == "exact" or all(facts[k][name] >= share * least[name] for name in least)
+        least = BESIDE if copies[best].kind == "exact" or _upright(copies[k]) else BESIDE_TURNED
+        return (
+            copies[k].kind == "exact"
+            or on_grid(copies[k])
+            or all(facts[k][name] >= least * shares[name] for name in ("grain_core", "fine_margin"))
+        )
 
     return [k for k in kept if fits(k)]
+
+
+def on_grid(copy: Copy) -> bool:
+    """Whether the map takes the picture's JPEG blocks onto blocks."""
+    height, width = copy.source.mask.shape
+    return exact.on_grid(copy.affine, np.array([copy.source.x + width / 2, copy.source.y + height / 2]))
 
 
 def _upright(copy: Copy) -> bool:
@@ -237,9 +265,66 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
         target = warp_region(source, found.affine, search.canvas.shape)
         if target is None:
             continue
-        score = 1 / (1 + math.exp(-min((found.blocks - 180) / 12, 30.0)))
-        search.copies.append(Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target))
+        if np.any(found.affine[:, :2] != np.eye(2)) and _overlap(source, target) > 0.3 * found.mask.sum():
+            continue  # symmetrical: its own mirror image
+        score = 1 / (1 + math.exp(-min((found.blocks - 70) / 12, 30.0)))
+        copy = Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target)
+        search.copies.append(_widened(search, copy) if on_grid(copy) else copy)
         search.evidence.append({})
+
+
+def _widened(search: _Search, copy: Copy) -> Copy:
+    """A copy whose JPEG blocks are identical, with the rest of its blocks, which hold other things too and differ."""
+    x, y, radius = _inmost(copy.source)
+    centre = np.array([x, y], float)
+    evidence = alignment.verify(search.canvas, copy.affine, centre, min(max(radius, 8.0), 20.0), MIN_FINE)
+    if evidence is None:
+        return copy
+    shape = search.canvas.shape
+    mask = Region(evidence.x, evidence.y, evidence.mask).full(shape)
+    core = copy.source.full(shape)
+    if (mask & core).sum() < 0.5 * core.sum():
+        return copy
+    source = _cut(mask | core, 0, 0)
+    target = warp_region(source, copy.affine, shape)
+    return copy if target is None or _overlap(source, target) else replace(copy, source=source, target=target)
+
+
+def _inmost(region: Region) -> tuple[int, int, float]:
+    """Pixel (x, y) of a region that lies deepest inside, and its distance from the edge in pixels."""
+    depth = cv2.distanceTransform(np.pad(region.mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return region.x + int(x), region.y + int(y), float(depth[y, x])
+
+
+def _further(search: _Search, instances: Sequence[Instance]) -> Candidates:
+    """Other places of what was found: what lies inside a copy, sought everywhere as it stands."""
+    band = search.canvas.band
+    height, width = band.shape
+    templates = []
+    for instance in instances:
+        best = instance.copies[0]
+        turned = [c.target for c in instance.copies if np.abs(c.affine[:, :2] - np.eye(2)).max() > 0.05]
+        templates += [best.source, *turned[:2]]
+    found = []
+    for x, y, depth in map(_inmost, templates[:MAX_TEMPLATES]):
+        half = int(min(max(depth, 6), 32, x, y, width - 1 - x, height - 1 - y))
+        if half < 5:
+            continue
+        template = band[y - half : y + half + 1, x - half : x + half + 1]
+        if template.std() < 0.5:
+            continue
+        likeness = cv2.matchTemplate(band, np.ascontiguousarray(template), cv2.TM_CCOEFF_NORMED)
+        peaks = (likeness >= cv2.dilate(likeness, np.ones((9, 9), np.uint8))) & (likeness > 0.4)
+        ys, xs = np.nonzero(peaks)
+        best = np.argsort(-likeness[ys, xs], kind="stable")[: MAX_FURTHER + 1]
+        shifts = np.stack([xs[best] + half - x, ys[best] + half - y], axis=1).astype(float)
+        shifts = shifts[np.hypot(*shifts.T) > 6]
+        affines = np.tile(np.eye(2, 3), (len(shifts), 1, 1))
+        affines[:, :, 2] = shifts
+        centres, radii = np.tile([[float(x), float(y)]], (len(shifts), 1)), np.full(len(shifts), float(half))
+        found.append(Candidates(affines, centres, radii, np.ones(len(shifts), np.int64), np.zeros(len(shifts))))
+    return candidates.concatenate(found)
 
 
 def _keypoints(search: _Search, grey: np.ndarray) -> Candidates:
@@ -304,25 +389,48 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         ((part.rank[i], p, i) for p, part in enumerate(screened) for i in range(len(part.rank))),
         key=lambda entry: (-entry[0], entry[1:]),
     )
+    order = _by_turns(search.canvas, screened, order)
     known: list[tuple[np.ndarray, np.ndarray]] = []  # maps that were verified, in both directions, and their places
+    seen: list[Evidence] = []  # what they grew to, kept or not
     for _, p, i in order:
         if len(known) >= 2 * most or search.late():
             break
         part = screened[p]
         affine, centre, partner = part.affines[i], part.centres[i], part.partners[i]
-        if _tried(known, affine, centre) or _explained(search.copies, centre, partner):
+        if _tried(known, affine, centre) or _explained(search.copies, seen, centre, partner):
             continue
         known += [(affine, centre), (alignment.invert(affine), partner)]
         evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
         if evidence is None or evidence.informative < MIN_AREA:
             continue
+        seen.append(evidence)
         margins = (evidence.fine_margin, evidence.middle_margin)
         if any(margin < least for margin, least in zip(margins, MIN_MARGINS, strict=True)):
             continue
         if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
             support = _support(evidence, part.centres, part.partners)
             facts = features(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
-            _keep(search, part.kind, evidence, facts)
+            if facts["second"] <= MAX_SECOND * facts["fine_core"]:
+                _keep(search, part.kind, evidence, facts)
+
+
+def _by_turns(
+    canvas: Canvas, screened: Sequence[_Screened], order: list[tuple[float, int, int]]
+) -> list[tuple[float, int, int]]:
+    """The order, and in turn with it that of the likeness on the largest discs.
+
+    What is small is alike on small discs only; of large copies a small disc tells little in a picture with many alike.
+    """
+    first = order[:MAX_WIDENED]
+    if not first:
+        return order
+    affines, centres = (
+        np.stack([getattr(screened[p], name)[i] for _, p, i in first]) for name in ("affines", "centres")
+    )
+    radii = np.full(len(first), float(alignment.MAX_RADIUS))
+    _, _, _, values = alignment.screen(canvas, affines, centres, radii)
+    large = [first[k] for k in np.argsort(-values[:, 1], kind="stable") if values[k, 1] > MIN_FINE]
+    return [entry for pair in itertools.zip_longest(first, large) for entry in pair if entry] + order[MAX_WIDENED:]
 
 
 def _tried(known: Sequence[tuple[np.ndarray, np.ndarray]], affine: np.ndarray, centre: np.ndarray) -> bool:
@@ -336,16 +444,19 @@ def _tried(known: Sequence[tuple[np.ndarray, np.ndarray]], affine: np.ndarray, c
     return bool((np.abs(there - alignment.apply(affine, points)).max(axis=(1, 2), initial=0.0) < 4).any())
 
 
-def _explained(copies: Sequence[Copy], point: np.ndarray, partner: np.ndarray) -> bool:
-    """Whether a verified copy already takes the point to its partner, in either direction."""
-    for copy in copies:
-        for region, affine in ((copy.source, copy.affine), (copy.target, alignment.invert(copy.affine))):
-            x, y = round(float(point[0])) - region.x, round(float(point[1])) - region.y
-            h, w = region.mask.shape
-            if -2 <= x < w + 2 and -2 <= y < h + 2:
-                there = alignment.apply(affine, point[None])[0]
-                if np.abs(there - partner).max() < 4:
-                    return True
+def _explained(copies: Sequence[Copy], seen: Sequence[Evidence], point: np.ndarray, partner: np.ndarray) -> bool:
+    """Whether what was verified before takes the point to its partner, in either direction.
+
+    A copy that was kept speaks for its surroundings; what was not, perhaps for a poor map, only where it fits well.
+    """
+    maps = [(c.source.x, c.source.y, c.source.mask, c.affine, 4.0) for c in copies]
+    maps += [(c.target.x, c.target.y, c.target.mask, alignment.invert(c.affine), 4.0) for c in copies]
+    for x, y, mask, affine, tolerance in maps + [(e.x, e.y, e.mask, e.affine, 1.5) for e in seen]:
+        left, top = round(float(point[0])) - x, round(float(point[1])) - y
+        h, w = mask.shape
+        near = -2 <= left < w + 2 and -2 <= top < h + 2
+        if near and np.abs(alignment.apply(affine, point[None])[0] - partner).max() < tolerance:
+            return True
     return False
 
 
@@ -379,11 +490,15 @@ def _support(evidence: Evidence, centres: np.ndarray, partners: np.ndarray) -> i
 
 
 def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float]) -> None:
-    rows, columns = np.flatnonzero(evidence.mask.any(axis=1)), np.flatnonzero(evidence.mask.any(axis=0))
-    mask = evidence.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    source = Region(evidence.x + int(columns[0]), evidence.y + int(rows[0]), mask)
+    source = _cut(evidence.mask, evidence.x, evidence.y)
     target = warp_region(source, evidence.affine, search.canvas.shape)
-    if target is None or _overlap(source, target) > 0.3 * mask.sum():
+    if target is not None and _overlap(source, target) > 0.3 * source.mask.sum():
+        # Side by side: the region holds a copy and its own copy. In a row of more than three it merely repeats.
+        whole, source = source, _without(source, target)
+        if source is None or source.mask.sum() < MIN_OF_CHAIN * whole.mask.sum():
+            return
+        target = warp_region(source, evidence.affine, search.canvas.shape)
+    if target is None:
         return
     if any(_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
         return
@@ -495,6 +610,28 @@ def _overlap(a: Region, b: Region) -> int:
         return 0
     part_a = a.mask[y0 - a.y : y1 - a.y, x0 - a.x : x1 - a.x]
     return int((part_a & b.mask[y0 - b.y : y1 - b.y, x0 - b.x : x1 - b.x]).sum())
+
+
+def _without(a: Region, b: Region) -> Region | None:
+    """What of a region isn't in the other one; None where nothing is left."""
+    x0, y0 = min(a.x, b.x), min(a.y, b.y)
+    shape = (
+        max(a.y + a.mask.shape[0], b.y + b.mask.shape[0]) - y0,
+        max(a.x + a.mask.shape[1], b.x + b.mask.shape[1]) - x0,
+    )
+    moved = (Region(r.x - x0, r.y - y0, r.mask).full(shape) for r in (a, b))
+    rest = next(moved) & ~next(moved)
+    rest = cv2.morphologyEx(rest.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    if not rest.any():
+        return None
+    return _cut(rest, x0, y0)
+
+
+def _cut(mask: np.ndarray, x: int, y: int) -> Region:
+    """Region of a mask (h, w) whose left upper pixel is (x, y) in the picture."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Region(x + int(columns[0]), y + int(rows[0]), part)
 
 
 def _shared(a: Region, b: Region) -> bool:

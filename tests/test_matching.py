@@ -229,21 +229,69 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
 def test_other_copies_need_their_share_of_the_best_copys_grain():
     region = Region(0, 0, np.ones((10, 10), bool))
 
-    def copy(kind, degrees):
-        linear = cv2.getRotationMatrix2D((0, 0), degrees, 1.0)
+    def copy(kind, degrees, x=43.0):
+        linear = cv2.getRotationMatrix2D((5, 5), degrees, 1.0)
+        linear[:, 2] += (x, 21.0)
         return Copy(kind, linear, 9, 1.0, 0.9, region, region)
 
     copies = [copy("keypoints", 0), copy("dense", 0), copy("dense", 0), copy("dense", 30), copy("dense", 0)]
-    grain = [1.0, 0.61, 0.59, 0.31, 0.9]
-    margin = [0.4, 0.25, 0.3, 0.3, 0.2]  # the last one leads too little
+    upright, turned = matching.BESIDE, matching.BESIDE_TURNED
+    grain = [1.0, upright + 0.01, upright - 0.01, turned + 0.01, 0.9]
+    margin = [0.4, 0.3, 0.3, 0.3, 0.4 * upright - 0.01]  # the last one leads too little
     facts = [{"grain_core": g, "fine_margin": m} for g, m in zip(grain, margin, strict=True)]
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
-    # Beside a bit-identical copy (grain 2.65) also a turned one needs 0.6 of it.
-    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 1.58, "fine_margin": 0.3}
+    # Beside a bit-identical copy (grain 2.65) a turned one needs as much as an upright one.
+    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 2.64 * upright, "fine_margin": 0.3}
     assert matching.beside_best(range(5), copies, facts) == [0]
-    facts[3]["grain_core"] = 1.6
+    facts[3]["grain_core"] = 2.66 * upright
     assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    # One on the grid of JPEG blocks is identical for having been rounded alike: the others are measured by themselves.
+    copies[0] = dataclasses.replace(copies[0], affine=np.array([[1.0, 0, 48], [0, 1, 24]]))
+    assert matching.on_grid(copies[0])
+    assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3, 4]
+    assert matching.beside_best([0], copies, facts) == [0]
     assert matching.beside_best([], copies, facts) == []
+
+
+@pytest.mark.parametrize(
+    "linear, shift, expected",
+    [
+        ([[1, 0], [0, 1]], (16, -8), True),
+        ([[1, 0], [0, 1]], (16, 4), False),
+        ([[-1, 0], [0, 1]], (127, 8), True),  # the first column becomes the 128th, the last of a block
+        ([[-1, 0], [0, 1]], (128, 8), False),
+        ([[0, 1], [-1, 0]], (8, 63), True),
+        ([[0.98, 0.2], [-0.2, 0.98]], (16, 16), False),
+    ],
+)
+def test_maps_of_jpeg_blocks_onto_blocks_are_known(linear, shift, expected):
+    affine = np.concatenate([np.array(linear, float), np.array([shift], float).T], axis=1)
+    assert exact.on_grid(affine, np.array([40.0, 40.0])) == expected
+
+
+def test_all_copies_are_found_in_a_jpeg_where_one_lies_on_the_grid_of_blocks():
+    image = camera()
+    block = image[100:164, 200:264].copy()
+    truth = np.zeros(image.shape[:2], bool)
+    truth[100:164, 200:264] = True
+    for y, x in ((20, 40), (380, 30), (391, 331)):  # the first two are whole blocks away
+        image[y : y + 64, x : x + 64] = block
+        truth[y : y + 64, x : x + 64] = True
+    (instance,) = find_instances(jpeg(image, 80), SETTINGS).instances
+    assert f1(instance.mask, truth) > 0.9
+
+
+def test_copies_side_by_side_are_one_instance():
+    image = camera()
+    block = image[100:180, 180:240].copy()  # the photographer's head
+    truth = np.zeros(image.shape[:2], bool)
+    truth[100:180, 180:240] = True
+    for x in (243, 306):  # region and copy overlap: the pair holds the middle one twice
+        image[100:180, x : x + 60] = block
+        truth[100:180, x : x + 60] = True
+    found = find_instances(jpeg(image, 95), SETTINGS)
+    assert len(found.instances) == 1
+    assert f1(found.instances[0].mask, truth) > 0.9
 
 
 def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place():
