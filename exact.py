@@ -66,13 +66,17 @@ def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
 
 
 def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
-    """Whether a map (2, 3) takes JPEG's 8 x 8 blocks onto blocks near a point (x, y), to a third of a pixel."""
+    """Whether a map (2, 3) takes blocks of 8 x 8 pixels, as JPEG has them, onto blocks near a point (x, y).
+
+    To a third of a pixel, wherever the first block begins: a picture may have been cropped or turned after JPEG.
+    """
     linear = np.rint(affine[:, :2])
     if abs(abs(np.linalg.det(linear)) - 1) > 1e-6 or np.abs(affine[:, :2] - linear).max() > 0.02:
         return False
     shift = affine[:, :2] @ point + affine[:, 2] - linear @ point
-    corner = shift - linear @ (0.5, 0.5) + 0.5  # where the map takes a corner of the first block
-    return bool((np.abs((corner + 4) % 8 - 4) < 1 / 3).all())
+    corners = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) - 0.5
+    moved = corners @ linear.T + shift - corners
+    return bool((np.abs((moved + 4) % 8 - 4) < 1 / 3).all(axis=1).any())
 
 
 def _most_self_equal(copy: ExactCopy) -> float:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,9 +167,14 @@ def find_instances(image: np.ndarray, settings: MatchingSettings, regions: Seque
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    for region in regions:
+        if region.shape != image.shape[:2] or region.dtype != bool:
+            raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
+    way = _way(image)
     # One core each: pictures run in parallel over processes, and small matrix products lose by more threads.
     with threadpool_limits(1):
-        return _find(image, settings, regions)
+        found = _find(turn(image, way), settings, [turn(region, way) for region in regions])
+    return _turned_back(found, way, image.shape[:2])
 
 
 def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.ndarray]) -> Matches:
@@ -193,8 +199,6 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
             with search.timed(kind):
                 screened.append(_screen(search, kind, propose()))
     for region in regions:
-        if region.shape != image.shape[:2] or region.dtype != bool:
-            raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
         if not search.late():
             with search.timed("regions"):
                 screened.extend(_screen(search, kind, found) for kind, found in _inside(search, grey, region))
@@ -254,6 +258,65 @@ def on_grid(copy: Copy) -> bool:
 def _upright(copy: Copy) -> bool:
     """Whether a copy is hardly turned, up to right angles, and hardly resized: so repeats in photographs lie."""
     return abs((copy.rotation + 45) % 90 - 45) < 12 and abs(math.log(copy.scale)) < 0.12
+
+
+# Eight ways to lay a picture ------------------------------------------------------------------------------------
+
+
+def turn(array: np.ndarray, way: int) -> np.ndarray:
+    """Array (H, W, ...) laid another way, 0 to 7: transposed (4), then upside down (2), then left to right (1)."""
+    array = array.swapaxes(0, 1) if way & 4 else array
+    return np.ascontiguousarray(array[:: -1 if way & 2 else 1, :: -1 if way & 1 else 1])
+
+
+def _way(image: np.ndarray) -> int:
+    """The way in which a picture is searched: a mirrored or turned picture is searched the same way as itself.
+
+    So it gives the mirrored or turned findings to the last pixel, which no search by keypoints does by itself.
+    """
+    edges = [max(side // 2 - 256, 0) for side in image.shape[:2]]
+    middle = image[edges[0] : image.shape[0] - edges[0], edges[1] : image.shape[1] - edges[1]]
+    for part in (middle, image):  # the middle is enough, unless it is symmetrical
+        sums = [zlib.crc32(turn(part, way)) for way in range(8)]
+        if sums.count(min(sums)) == 1:
+            break
+    return int(np.argmin(sums))
+
+
+def _turned_back(found: Matches, way: int, shape: tuple[int, int]) -> Matches:
+    """Findings in the picture (H, W) as it was given."""
+    if way == 0:
+        return found
+    height, width = (shape[1], shape[0]) if way & 4 else shape
+    there = np.eye(3)
+    if way & 4:
+        there = there[[1, 0, 2]]
+    if way & 2:
+        there = np.array([[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]) @ there
+    if way & 1:
+        there = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ there
+    back = np.linalg.inv(there)
+
+    def mask(values: np.ndarray) -> np.ndarray:
+        values = values[:: -1 if way & 2 else 1, :: -1 if way & 1 else 1]
+        return np.ascontiguousarray(values.T if way & 4 else values)
+
+    def region(old: Region) -> Region:
+        h, w = old.mask.shape
+        corners = np.array([[old.x, old.y, 1], [old.x + w - 1, old.y + h - 1, 1]]) @ back.T
+        x, y = np.rint(corners[:, :2].min(axis=0)).astype(int)
+        return Region(int(x), int(y), mask(old.mask))
+
+    def copy(old: Copy) -> Copy:
+        affine = (back @ np.vstack([old.affine, [0, 0, 1]]) @ there)[:2]
+        return replace(old, affine=affine, source=region(old.source), target=region(old.target))
+
+    copies = {id(old): copy(old) for old in found.copies}
+    instances = tuple(
+        Instance(mask(old.mask), old.score, tuple(copies[id(member)] for member in old.copies))
+        for old in found.instances
+    )
+    return replace(found, instances=instances, copies=tuple(copies.values()))
 
 
 # The searches ---------------------------------------------------------------------------------------------------

@@ -141,11 +141,31 @@ def test_three_copies_are_one_instance_and_two_contents_are_two():
     assert sizes == [2 * 40 * 50, 3 * 50 * 60]
 
 
-def test_mirrored_picture_gives_mirrored_masks():
-    image, _ = paste(astronaut(), affine_map((170, 110), (60, 290), 40), (170, 110), 42)
+@pytest.mark.parametrize("way", range(1, 8))
+def test_turned_picture_gives_the_turned_findings_to_the_pixel(way):
+    image, _ = paste(astronaut()[:320], affine_map((170, 110), (60, 240), 40), (170, 110), 42)
     (plain,) = find_instances(image, SETTINGS).instances
-    (turned,) = find_instances(np.ascontiguousarray(image[:, ::-1]), SETTINGS).instances
-    assert f1(plain.mask, turned.mask[:, ::-1]) > 0.93
+    (turned,) = find_instances(matching.turn(image, way), SETTINGS).instances
+    assert (matching.turn(plain.mask, way) == turned.mask).all()
+    assert turned.score == plain.score
+    for instance, picture in ((plain, image), (turned, matching.turn(image, way))):
+        copy = instance.copies[0]  # regions and map hold in each picture's own coordinates
+        target = matching.warp_region(copy.source, copy.affine, picture.shape[:2])
+        assert f1(target.full(picture.shape[:2]), copy.target.full(picture.shape[:2])) > 0.97
+        h, w = copy.source.mask.shape
+        source = picture[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
+        moved = cv2.warpAffine(picture, copy.affine, picture.shape[1::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC)
+        there = moved[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
+        inside = cv2.erode(copy.source.mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+        assert np.abs(source[inside].astype(float) - there[inside]).mean() < 8
+
+
+def test_a_symmetrical_middle_does_not_decide_how_a_picture_is_searched():
+    image = np.zeros((700, 900, 3), np.uint8)
+    image[5, 9] = 200
+    for way in range(8):
+        turned = matching.turn(image, way)
+        assert (matching.turn(turned, matching._way(turned)) == matching.turn(image, matching._way(image))).all()
 
 
 @pytest.mark.parametrize("name", ["black", "white", "noise", "chequers", "stripes", "tiles", "text"])
