@@ -23,6 +23,7 @@ import random
 import signal
 import stat
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -426,7 +427,9 @@ def _decode_with_opencv(path: Path) -> np.ndarray:
     """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth."""
     _silence_opencv()
     try:
-        pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+        data = np.frombuffer(_read_bytes(path), np.uint8)
+        with _quiet:
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as fault:
         raise InputError(f"cannot read {path}: {' '.join((fault.err or str(fault)).split())}") from None
     if pixels is None or pixels.size == 0:
@@ -437,7 +440,7 @@ def _decode_with_opencv(path: Path) -> np.ndarray:
 
 
 def _decode_with_pillow(path: Path) -> Image.Image:
-    with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+    with _quiet, warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
         warnings.simplefilter("ignore")  # about odd metadata
         picture.load()
     return picture
@@ -447,6 +450,38 @@ def _silence_opencv() -> None:
     """OpenCV writes its own lines about damaged files to stderr; ours name the file."""
     set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4 and 5
     set_level(0)  # silent
+
+
+class _Quiet:
+    """While it is entered, by any thread, what is written to file descriptor 2 is lost.
+
+    libpng, libjpeg and libtiff write their lines about damaged files there, which do not name the file; ours do. Only
+    decoding belongs inside, which raises what Python has to say.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                with contextlib.suppress(OSError):  # there may be no descriptor 2
+                    self.kept = os.dup(2)
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, 2)
+                    os.close(null)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and self.kept >= 0:
+                os.dup2(self.kept, 2)
+                os.close(self.kept)
+                self.kept = -1
+
+
+_quiet = _Quiet()
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

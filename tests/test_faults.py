@@ -1,5 +1,6 @@
 """Hostile files and faults in seconds; `python benchmark.py faults` tries the same for minutes."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections import deque
@@ -138,6 +140,34 @@ def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch)
     status, lines = predicted(tmp_path / "in", tmp_path / "out")
     assert status == 4 and [line["verdict"] for line in lines] == ["unreadable", "nothing found"]
     assert "PDFium failed" in lines[0]["error"]
+
+
+def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
+    """libpng tells of a row's filter that is none, libjpeg of what it skips; neither tells of which file."""
+    faults.write_png_bomb(tmp_path / "x.png", 8)
+    data = (tmp_path / "x.png").read_bytes()
+    packed = zlib.compress((b"\x09" + bytes(8)) * 8)
+    chunk = b"IDAT" + packed
+    head = (
+        data[: data.index(b"IDAT") - 4] + len(packed).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    )
+    (tmp_path / "x.png").write_bytes(head + data[-12:])
+    jpeg = fuzz.originals("jpeg", tmp_path)[0]
+    (tmp_path / "x.jpg").write_bytes(jpeg[:-200] + b"\xff\xc4\xff\xd9" * 5 + jpeg[-100:])
+
+    def read():
+        for path in (tmp_path / "x.png", tmp_path / "x.jpg"):
+            with contextlib.suppress(InputError):
+                dataset.read_image(path)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert capfd.readouterr().err == ""
+    os.write(2, b"ours")
+    assert capfd.readouterr().err == "ours"
 
 
 # Names and folders --------------------------------------------------------------------------------------------------
