@@ -252,7 +252,7 @@ def kept_features(folder: Path) -> Iterator[None]:
             if not path.exists():
                 with torch.no_grad():
                     found = tuple(value.cpu().clone() for value in compute(model, picture, cells))
-                config.write_whole(path, lambda temporary, found=found: torch.save(found, temporary))
+                config.write_whole(path, lambda temporary, found=found: torch.save(found, temporary), lasting=False)
             rows.append(torch.load(path, weights_only=True))
         return tuple(torch.cat(values).to(pixels.device) for values in zip(*rows, strict=True))
 
