@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +60,18 @@ def follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def _end_with_launcher() -> None:
+    """A rank ends when torchrun was killed: it would go on writing beside the job that is started next."""
+    launcher = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def start() -> tuple[Ranks, "torch.device"]:
     """Join the job: NCCL with one GPU per process, gloo on CPUs; nothing to join in a single process.
 
@@ -73,6 +86,7 @@ def start() -> tuple[Ranks, "torch.device"]:
     if cuda:
         torch.cuda.set_device(device)
     if ranks.world > 1:
+        _end_with_launcher()
         # A rank may wait for as long as another validates or writes.
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     return ranks, device

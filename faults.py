@@ -361,7 +361,7 @@ def write_data(folder: Path, count: int, side: int = 100) -> None:
         np.save(folder / "masks" / f"{number}.npy", mask)
 
 
-def training(out: Path, run: str, epochs: int = 24, seconds: float = 0.5) -> list[object]:
+def training(out: Path, run: str, epochs: int, seconds: float = 0.5) -> list[object]:
     """The command line of a small training."""
     return ["train.py", "--data", out / "data", "--out", out / run, "--backbone", out / "backbone", "--epochs", epochs,
             "--batch-size", 2, "--accumulation", 2, "--workers", 0, "--synthesis-probability", 0.5, "--image-size", 56,
@@ -372,11 +372,13 @@ def try_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Killed, restarted, out of disk: the run that goes on equals one that never stopped."""
     write_data(out / "data", 24)
     write_backbone(out / "backbone")
-    status, said = Script(*training(out, "whole"), ranks=2).finish()
-    report.check(status == 0, f"two ranks, never stopped: status {status} {said[-200:] if status else ''}")
+    for name, epochs in (("whole", 24), ("short", 6)):
+        status, said = Script(*training(out, name, epochs), ranks=2).finish()
+        report.check(status == 0, f"two ranks, never stopped: status {status} {said[-200:] if status else ''}")
     kill_training(settings, out, report)
     terminate_training(settings, out, report)
     kill_one_rank(out, report)
+    kill_torchrun(out, report)
     fill_the_disk(out, report)
 
 
@@ -385,7 +387,7 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     draw, last, run = random.Random(settings.seed), out / "killed" / "last.pt", out / "killed"
     log, moments = run / "log.jsonl", Counter()
     for number in range(settings.kills):
-        process = Script(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2)
+        process = Script(*training(out, "killed", 24), *(["--resume"] if last.exists() else []), ranks=2)
         if number % 5 == 4:  # while it starts
             time.sleep(draw.uniform(0, 12))
         else:  # while it trains, validates and saves
@@ -399,9 +401,9 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
         moments[whole_checkpoint(last, report)] += 1
     report.say(f"     epoch and step of last.pt after each kill: {dict(moments)}")
     report.check(sum(moments.values()) == settings.kills, f"{sum(moments.values())} kills, then on to the end")
-    status, said = Script(*training(out, "killed"), *(["--resume"] if last.exists() else []), ranks=2).finish()
+    status, said = Script(*training(out, "killed", 24), *(["--resume"] if last.exists() else []), ranks=2).finish()
     report.check(status == 0, f"the killed run ends, status {status} {said[-300:] if status else ''}")
-    compare_runs(out, "killed", report)
+    compare_runs(out, "killed", report, "whole")
     left = sorted(path.name for path in run.glob(".*"))
     report.check(not left, f"no temporary file is left behind {left[:4]}")
 
@@ -424,9 +426,9 @@ def whole_checkpoint(path: Path, report: Report) -> str:
 def terminate_training(settings: FaultsSettings, out: Path, report: Report) -> None:
     """SIGTERM to torchrun, and every second time to its ranks too, which then get it twice; nothing may be lost."""
     draw, run = random.Random(settings.seed), out / "terminated"
-    for number in range(max(2, settings.kills // 4)):
+    for number in range(4):
         resume = ["--resume"] if (run / "last.pt").exists() else []
-        process, log = Script(*training(out, "terminated", seconds=600), *resume, ranks=2), run / "log.jsonl"
+        process, log = Script(*training(out, "terminated", 6, 600), *resume, ranks=2), run / "log.jsonl"
         size = log.stat().st_size if log.exists() else 0
         if wait_until(lambda size=size, log=log: log.exists() and log.stat().st_size > size, process):
             time.sleep(draw.uniform(0, 0.5))
@@ -436,13 +438,13 @@ def terminate_training(settings: FaultsSettings, out: Path, report: Report) -> N
         status, said = process.finish()
         done = whole_checkpoint(run / "last.pt", report)
         report.check(status != 0 and "interrupted after" in said, f"SIGTERM: status {status}, saved at {done}")
-    Script(*training(out, "terminated", seconds=600), "--resume", ranks=2).finish()
-    compare_runs(out, "terminated", report)
+    Script(*training(out, "terminated", 6, 600), "--resume", ranks=2).finish()
+    compare_runs(out, "terminated", report, "short")
 
 
 def kill_one_rank(out: Path, report: Report) -> None:
     """kill -9 of the second rank; torchrun starts both again, and they go on from the last checkpoint."""
-    process, log = Script(*training(out, "rank"), ranks=2), out / "rank" / "log.jsonl"
+    process, log = Script(*training(out, "rank", 6), ranks=2), out / "rank" / "log.jsonl"
     wait_until(lambda: (out / "rank" / "last.pt").exists() and log.read_bytes().count(b"\n") > 8, process)
     ranks = {rank_of(pid): pid for pid in family(process.pid)}
     if "1" not in ranks:
@@ -453,7 +455,25 @@ def kill_one_rank(out: Path, report: Report) -> None:
     status, said = process.finish()
     again = said.count("going on at epoch")
     report.check(status == 0 and again == 1, f"one rank killed: status {status}, went on {again} time(s)")
-    compare_runs(out, "rank", report)
+    compare_runs(out, "rank", report, "short")
+
+
+def kill_torchrun(out: Path, report: Report) -> None:
+    """kill -9 of torchrun alone: its ranks end too, and do not go on beside the run that is resumed."""
+    process, last = Script(*training(out, "launcher", 6), ranks=2), out / "launcher" / "last.pt"
+    wait_until(last.exists, process)
+    ranks = family(process.pid)
+    process.kill()
+    process.finish()
+    end = time.monotonic() + 20
+    while any(map(lives, ranks)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [pid for pid in ranks if lives(pid)]
+    report.check(not left and len(ranks) >= 2, f"torchrun killed: {len(ranks)} processes of it, {len(left)} live on")
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    Script(*training(out, "launcher", 6), "--resume", ranks=2).finish()
+    compare_runs(out, "launcher", report, "short")
 
 
 def rank_of(pid: int) -> str:
@@ -485,10 +505,10 @@ def fill_the_disk(out: Path, report: Report) -> None:
     status, _ = Script(*training(out, "full", 3), "--resume").finish()
     Script(*training(out, "one", 3)).finish()
     report.check(status == 0, f"with space again it goes on to the end, status {status}")
-    compare_runs(out, "full", report, whole="one")
+    compare_runs(out, "full", report, "one")
 
 
-def compare_runs(out: Path, run: str, report: Report, whole: str = "whole") -> None:
+def compare_runs(out: Path, run: str, report: Report, whole: str) -> None:
     """Weights and log of two runs must be equal to 1e-6."""
     import torch
 
@@ -545,20 +565,23 @@ def try_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
 
 def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
     """kill -9 of everything at random moments, each time followed by --resume."""
-    draw, lines, after = random.Random(settings.seed), out / "killed" / "predictions.jsonl", []
-    for _ in range(settings.kills):
+    draw, after = random.Random(settings.seed), []
+    for number in range(settings.kills):
         resume = ["--resume"] if (out / "killed" / "settings.json").exists() else []
         process = Script(*prediction(out / "in", out / "killed", *resume))
-        size = lines.stat().st_size if lines.exists() else 0
-        wait_until(lambda size=size: lines.exists() and lines.stat().st_size > size, process)
-        time.sleep(draw.uniform(0, 0.6))
+        least = lines_in(out / "killed") + 1
+        if 4 * number >= 3 * settings.kills:  # all are examined: while it sorts them and writes the page
+            least = 500
+        wait_until(lambda least=least: lines_in(out / "killed") >= least, process)
+        time.sleep(draw.uniform(0, 0.4))
         if process.poll() is not None:
             break
         kill(process)
-        after.append(lines.read_bytes().count(b"\n") if lines.exists() else 0)
+        after.append(lines_in(out / "killed"))
     status, _ = Script(*prediction(out / "in", out / "killed", "--resume")).finish()
     report.check(
-        status == 3, f"{len(after)} kills, after which {after} lines were there; the last run ends with {status}"
+        status == 3 and len(after) == settings.kills,
+        f"{len(after)} kills, after which {after} lines were there; the last run ends with {status}",
     )
     same = findings(out / "killed") == findings(out / "whole")
     report.check(same, "killed and resumed: every picture once, the same lines as never stopped")
