@@ -447,6 +447,26 @@ def test_a_killed_worker_of_the_benchmark_ends_it_with_one_line():
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was killed" in done.stderr, done.stderr
 
 
+def test_a_rank_ends_when_torchrun_was_killed(tmp_path):
+    """It would go on writing beside the job that is started next."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, time, distributed\n"
+        "ranks, _ = distributed.start()\n"
+        f"open({str(tmp_path / 'pid')!r} + str(ranks.rank), 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    job = faults.Script(script, ranks=2, env={"PYTHONPATH": str(ROOT)})
+    pids = [tmp_path / f"pid{rank}" for rank in (0, 1)]
+    assert faults.wait_until(lambda: all(path.exists() and path.read_text() for path in pids), job)
+    job.kill()
+    job.finish()
+    end = time.monotonic() + 20
+    while any(faults.lives(int(path.read_text())) for path in pids):
+        assert time.monotonic() < end, "the ranks live on"
+        time.sleep(0.1)
+
+
 def test_a_missing_folder_is_refused_before_any_table(tmp_path):
     write_picture(tmp_path / "in/a.png")
     command = [sys.executable, "benchmark.py", "accuracy", "--data", tmp_path / "in", tmp_path / "missing"]

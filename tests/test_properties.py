@@ -188,9 +188,9 @@ def forged_folder(tmp_path):
     return tmp_path / "in"
 
 
-def examined(folder, out, order, workers):
+def examined(folder, out, order, workers, matching=EXACT):
     """What is found in each picture, when they are examined in this order."""
-    run = PredictSettings(paths=(folder,), out=out, matching=EXACT, evidence_only=True)
+    run = PredictSettings(paths=(folder,), out=out, matching=matching, evidence_only=True)
     queue = deque(predict.Job(str(folder / f"{number}.png")) for number in order)
     lines = {}
     for job, line in predict.examine_all(queue, run, predict.load_detector, workers):
@@ -204,3 +204,9 @@ def test_a_pictures_result_depends_on_nothing_but_the_picture(forged_folder, tmp
     assert sum('"verdict": "found"' in line for line in expected.values()) == 3
     assert examined(forged_folder, tmp_path / "b", [3, 3, 5, 4, 1, 2, 0], 0) == expected
     assert examined(forged_folder, tmp_path / "c", range(5, -1, -1), 2) == expected
+
+
+def test_with_all_searches_too_what_came_before_has_no_influence(forged_folder, tmp_path):
+    everything = MatchingSettings(seconds_per_image=300.0)
+    alone, after = (examined(forged_folder, tmp_path / str(len(o)), o, 0, everything) for o in ([1], [2, 1]))
+    assert '"verdict": "found"' in alone["1"] and after["1"] == alone["1"]
