@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
@@ -77,8 +77,8 @@ def neighbours(queries: np.ndarray, base: np.ndarray, k: int, probes: int = 6) -
     centres = base[rng.choice(len(base), cells, replace=False)]
     home = np.concatenate([(base[i : i + 8192] @ centres.T).argmax(axis=1) for i in range(0, len(base), 8192)])
     for _ in range(2):  # two steps of k-means even out the cells
-        sums = np.zeros_like(centres)
-        np.add.at(sums, home, base)
+        members = csr_matrix((np.ones(len(base), np.float32), (home, np.arange(len(base)))), shape=(cells, len(base)))
+        sums = members @ base
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         centres = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centres)
         home = np.concatenate([(base[i : i + 8192] @ centres.T).argmax(axis=1) for i in range(0, len(base), 8192)])
@@ -103,14 +103,13 @@ def neighbours(queries: np.ndarray, base: np.ndarray, k: int, probes: int = 6) -
 
 def _nearest(queries: np.ndarray, base: np.ndarray, names: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     similarity = queries @ base.T
-    top = (
-        np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        if k < len(base)
-        else np.tile(np.arange(k), (len(queries), 1))
-    )
-    values = np.take_along_axis(similarity, top, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return 2 - 2 * np.take_along_axis(values, order, axis=1), names[np.take_along_axis(top, order, axis=1)]
+    if k < len(base):
+        top = np.argpartition(similarity, len(base) - k, axis=1)[:, len(base) - k :]
+        similarity = np.take_along_axis(similarity, top, axis=1)
+    else:
+        top = np.broadcast_to(np.arange(k), similarity.shape)
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return 2 - 2 * np.take_along_axis(similarity, order, axis=1), names[np.take_along_axis(top, order, axis=1)]
 
 
 # Keypoints ------------------------------------------------------------------------------------------------------

@@ -453,28 +453,32 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         key=lambda entry: (-entry[0], entry[1:]),
     )
     order = _by_turns(search.canvas, screened, order)
-    known: list[tuple[np.ndarray, np.ndarray]] = []  # maps that were verified, in both directions, and their places
-    seen: list[Evidence] = []  # what they grew to, kept or not
+    known, left = _Known(), most
+    for copy in search.copies:
+        known.add_copy(copy)
     for _, p, i in order:
-        if len(known) >= 2 * most or search.late():
+        if not left or search.late():
             break
         part = screened[p]
-        affine, centre, partner = part.affines[i], part.centres[i], part.partners[i]
-        if _tried(known, affine, centre) or _explained(search.copies, seen, centre, partner):
+        affine, centre = part.affines[i], part.centres[i]
+        if (affine, centre) in known:
             continue
-        known += [(affine, centre), (alignment.invert(affine), partner)]
+        left -= 1
+        known.add_candidate(affine, centre)
+        known.add_candidate(alignment.invert(affine), part.partners[i])
         evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
         if evidence is None or evidence.informative < MIN_AREA:
             continue
-        seen.append(evidence)
+        # It may be a poor map that is not kept: only what agrees with it well is passed over.
+        known.add_region(evidence.affine, evidence.x, evidence.y, evidence.mask, 1.5)
         margins = (evidence.fine_margin, evidence.middle_margin)
         if any(margin < least for margin, least in zip(margins, MIN_MARGINS, strict=True)):
             continue
         if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
             support = _support(evidence, part.centres, part.partners)
             facts = features(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
-            if facts["second"] <= MAX_SECOND * facts["fine_core"]:
-                _keep(search, part.kind, evidence, facts)
+            if facts["second"] <= MAX_SECOND * facts["fine_core"] and _keep(search, part.kind, evidence, facts):
+                known.add_copy(search.copies[-1])
 
 
 def _by_turns(
@@ -496,31 +500,42 @@ def _by_turns(
     return [entry for pair in itertools.zip_longest(first, large) for entry in pair if entry] + order[MAX_WIDENED:]
 
 
-def _tried(known: Sequence[tuple[np.ndarray, np.ndarray]], affine: np.ndarray, centre: np.ndarray) -> bool:
-    """Whether a near candidate of nearly the same map was verified before."""
-    if not known:
-        return False
-    affines, centres = (np.array(values) for values in zip(*known, strict=True))
-    near = affines[np.abs(centres - centre).max(axis=1) < 10]
-    points = centre + np.array([[0, 0], [6, 0], [0, 6]])
-    there = np.einsum("nij,kj->nki", near[:, :, :2], points) + near[:, None, :, 2]
-    return bool((np.abs(there - alignment.apply(affine, points)).max(axis=(1, 2), initial=0.0) < 4).any())
+class _Known:
+    """Maps that were looked at: a candidate that says the same again is passed over."""
 
+    def __init__(self) -> None:
+        self.affines = np.zeros((0, 2, 3))
+        self.boxes = np.zeros((0, 4))  # left, top, right, bottom: where the map holds
+        self.limits = np.zeros((0, 2))  # pixels by which a candidate may differ, and how far from its centre
 
-def _explained(copies: Sequence[Copy], seen: Sequence[Evidence], point: np.ndarray, partner: np.ndarray) -> bool:
-    """Whether what was verified before takes the point to its partner, in either direction.
+    def add(self, affine: np.ndarray, box: Sequence[float], tolerance: float, span: float = 0.0) -> None:
+        """Remember a map (2, 3)."""
+        self.affines = np.concatenate([self.affines, affine[None]])
+        self.boxes = np.concatenate([self.boxes, np.array(box, float)[None]])
+        self.limits = np.concatenate([self.limits, [[tolerance, span]]])
 
-    A copy that was kept speaks for its surroundings; what was not, perhaps for a poor map, only where it fits well.
-    """
-    maps = [(c.source.x, c.source.y, c.source.mask, c.affine, 4.0) for c in copies]
-    maps += [(c.target.x, c.target.y, c.target.mask, alignment.invert(c.affine), 4.0) for c in copies]
-    for x, y, mask, affine, tolerance in maps + [(e.x, e.y, e.mask, e.affine, 1.5) for e in seen]:
-        left, top = round(float(point[0])) - x, round(float(point[1])) - y
-        h, w = mask.shape
-        near = -2 <= left < w + 2 and -2 <= top < h + 2
-        if near and np.abs(alignment.apply(affine, point[None])[0] - partner).max() < tolerance:
-            return True
-    return False
+    def add_candidate(self, affine: np.ndarray, centre: np.ndarray) -> None:
+        """Remember what is verified now: another one near it has to differ in its map."""
+        self.add(affine, (*(centre - 10), *(centre + 10)), 4.0, 6.0)
+
+    def add_region(self, affine: np.ndarray, x: int, y: int, mask: np.ndarray, tolerance: float) -> None:
+        """Remember what a candidate grew to."""
+        self.add(affine, (x - 2.5, y - 2.5, x + mask.shape[1] + 1.5, y + mask.shape[0] + 1.5), tolerance)
+
+    def add_copy(self, copy: Copy) -> None:
+        """Remember a copy that is kept, in both directions."""
+        self.add_region(copy.affine, copy.source.x, copy.source.y, copy.source.mask, 4.0)
+        self.add_region(alignment.invert(copy.affine), copy.target.x, copy.target.y, copy.target.mask, 4.0)
+
+    def __contains__(self, candidate: tuple[np.ndarray, np.ndarray]) -> bool:
+        affine, centre = candidate
+        near = (centre > self.boxes[:, :2]).all(axis=1) & (centre < self.boxes[:, 2:]).all(axis=1)
+        if not near.any():
+            return False
+        points = centre + self.limits[near, 1, None, None] * np.array([[0, 0], [1, 0], [0, 1]])
+        apart = (self.affines[near] - affine)[:, None]
+        moved = (apart[..., :2] @ points[..., None])[..., 0] + apart[..., 2]
+        return bool((np.abs(moved).max(axis=(1, 2)) < self.limits[near, 0]).any())
 
 
 def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -> bool:
@@ -552,23 +567,25 @@ def _support(evidence: Evidence, centres: np.ndarray, partners: np.ndarray) -> i
     return len(places)
 
 
-def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float]) -> None:
+def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float]) -> bool:
+    """Whether it is a copy that was not known."""
     source = _cut(evidence.mask, evidence.x, evidence.y)
     target = warp_region(source, evidence.affine, search.canvas.shape)
     if target is not None and _overlap(source, target) > 0.3 * source.mask.sum():
         # Side by side: the region holds a copy and its own copy. In a row of more than three it merely repeats.
         whole, source = source, _without(source, target)
         if source is None or source.mask.sum() < MIN_OF_CHAIN * whole.mask.sum():
-            return
+            return False
         target = warp_region(source, evidence.affine, search.canvas.shape)
     if target is None:
-        return
+        return False
     if any(_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
-        return
+        return False
     inliers = round(math.exp(max(facts["votes"], facts["support"])))
     score = calibrated_score(facts)
     search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local, score, source, target))
     search.evidence.append(facts)
+    return True
 
 
 def features(evidence: Evidence, votes: int, support: int, usual: float, noise: float) -> dict[str, float]:
