@@ -233,9 +233,11 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
     has lost some of its grain by that, and may share less; beside bit-identical copies none may. A copy that lies on
     the grid of JPEG blocks as its source does was rounded like it, and tells nothing of the others.
     """
-    best = next((k for k in kept if not on_grid(copies[k])), None)
-    if best is None:
+    measures = [k for k in kept if not on_grid(copies[k])]
+    if not measures:
         return list(kept)
+    first = copies[kept[0]]  # on the grid or not, its content is proven best
+    best = next((k for k in measures if _same_content(copies[k], first)), measures[0])
     shares = facts[best] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
 
     def fits(k: int) -> bool:
@@ -253,6 +255,11 @@ def on_grid(copy: Copy) -> bool:
     """Whether the map takes the picture's JPEG blocks onto blocks."""
     height, width = copy.source.mask.shape
     return exact.on_grid(copy.affine, np.array([copy.source.x + width / 2, copy.source.y + height / 2]))
+
+
+def _same_content(a: Copy, b: Copy) -> bool:
+    """Whether two copies have a region in common."""
+    return any(_shared(one, other) for one in (a.source, a.target) for other in (b.source, b.target))
 
 
 def _upright(copy: Copy) -> bool:
@@ -539,7 +546,9 @@ class _Known:
 
 
 def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -> bool:
-    """Whether a verified copy joins the same two regions by the same map, in either direction."""
+    """Whether a verified copy joins the same two regions, or larger ones, by the same map, in either direction."""
+    if source.mask.sum() > 2 * copy.source.mask.sum():
+        return False
     for a, b, known in (
         (copy.source, copy.target, copy.affine),
         (copy.target, copy.source, alignment.invert(copy.affine)),
@@ -734,10 +743,8 @@ def group_copies(copies: Sequence[Copy], shape: tuple[int, int]) -> list[Instanc
 
     for i, a in enumerate(copies):
         for j in range(i):
-            for one in (a.source, a.target):
-                for other in (copies[j].source, copies[j].target):
-                    if _shared(one, other):
-                        parent[root(i)] = root(j)
+            if _same_content(a, copies[j]):
+                parent[root(i)] = root(j)
     groups: dict[int, list[Copy]] = {}
     for i, copy in enumerate(copies):
         groups.setdefault(root(i), []).append(copy)

@@ -314,6 +314,29 @@ def test_copies_side_by_side_are_one_instance():
     assert f1(found.instances[0].mask, truth) > 0.9
 
 
+def test_what_shares_a_region_with_a_copy_on_the_grid_measures_the_others():
+    def copy(y, shift):
+        mask = np.ones((10, 10), bool)
+        regions = Region(0, y, mask), Region(shift, y, mask)
+        return Copy("dense", np.array([[1.0, 0, shift], [0, 1, 0]]), 9, 1.0, 0.9, *regions)
+
+    copies = [copy(0, 80), copy(50, 43), copy(0, 101)]  # on the grid; another content; the first one's content again
+    facts = [{"grain_core": g, "fine_margin": m} for g, m in ((2.5, 0.7), (1.3, 0.2), (0.7, 0.4))]
+    assert matching.on_grid(copies[0])
+    assert matching.beside_best(range(3), copies, facts) == [0, 2]
+    assert matching.beside_best([1, 2], copies, facts) == [1]  # without it the other content is best
+
+
+def test_a_small_known_copy_does_not_hide_the_whole():
+    def copy(side):
+        mask = np.ones((side, side), bool)
+        return Copy("exact", np.array([[1.0, 0, 60], [0, 1, 0]]), 9, 1.0, 0.9, Region(5, 5, mask), Region(65, 5, mask))
+
+    for side, same in ((12, True), (30, False)):
+        other = copy(side)
+        assert matching._same_copy(copy(10), other.source, other.target, other.affine) == same
+
+
 def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place():
     grain = np.random.default_rng(3).normal(0, 1, (60, 60)).astype(np.float32)
     seen = np.zeros((60, 60), bool)
