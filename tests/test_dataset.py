@@ -972,7 +972,7 @@ def test_cache_shared_by_processes(tmp_path):
 def test_a_full_disk_is_told_in_one_line(tmp_path, forged, monkeypatch):
     cache = ContentCache(tmp_path / "cache", 1, 112)
 
-    def full(path, write):
+    def full(path, write, lasting):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(dataset, "write_whole", full)
