@@ -206,7 +206,7 @@ def score(settings: StudySettings, folder: Path) -> None:
 
 
 def table(out: Path, variants: Sequence[str]) -> str:
-    """Markdown: for each variant that has records, the mean over its seeds and, in brackets, the range."""
+    """Markdown: for each variant that has records, the mean over its seeds and, of several, the range."""
     from metrics import summarize
 
     lines = [f"| variant | seeds | {' | '.join(COLUMNS.values())} |", "|---" * (2 + len(COLUMNS)) + "|"]
@@ -214,7 +214,8 @@ def table(out: Path, variants: Sequence[str]) -> str:
         runs = [summarize(read_records(path), resamples=1) for path in sorted(out.glob(f"runs/{name}-*/records.jsonl"))]
         if runs:
             values = [[float(run[column]["value"]) for run in runs] for column in COLUMNS]
-            cells = [f"{sum(v) / len(v):.3f} [{min(v):.3f}, {max(v):.3f}]" for v in values]
+            ranges = [f" [{min(v):.3f}, {max(v):.3f}]" if len(v) > 1 else "" for v in values]
+            cells = [f"{sum(v) / len(v):.3f}{r}" for v, r in zip(values, ranges, strict=True)]
             lines.append(f"| {VARIANTS[name].what} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
