@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     from dataset import Picture
+    from matching import Region
     from metrics import Record
 
 WIDTHS = (6, 6, 6, 8, 9, 6, 6, 4)  # of the columns of the accuracy table
@@ -392,6 +393,8 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
     image = read_image(picture.image)
     shape = image.shape[:2]
     lossless = any(copy.blocks > 220 for copy in find_exact(image))
+    truth = picture.image.with_suffix(".json")
+    panels = [panel["box"] for panel in config.read_json(truth)["panels"]] if truth.is_file() else []
     kinds = ("keypoints", "objects", "dense")
     found = find_instances(image, MatchingSettings(seconds_per_image=120.0, matching_kinds=kinds))
     true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
@@ -404,9 +407,17 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
             continue
         apart = min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum()
         # What lies between is neither; what cannot count beside bit-identical copies is no false candidate either.
-        if apart and (not lossless or fact["grain_core"] >= BESIDE * IDENTICAL_GRAIN):
+        # Panels of a composed figure may show one scene twice, as another crop or the next frame: neither, too.
+        known = apart and _panel(copy.source, panels) == _panel(copy.target, panels)
+        if known and (not lossless or fact["grain_core"] >= BESIDE * IDENTICAL_GRAIN):
             rows.append((fact, 0))
     return rows
+
+
+def _panel(region: "Region", panels: Sequence[Sequence[int]]) -> int:
+    """Which of the boxes (x, y, width, height) holds the middle of a region; -1 where none does."""
+    x, y = region.x + region.mask.shape[1] / 2, region.y + region.mask.shape[0] / 2
+    return next((k for k, (left, top, w, h) in enumerate(panels) if left <= x < left + w and top <= y < top + h), -1)
 
 
 if __name__ == "__main__":
