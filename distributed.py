@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -88,8 +89,51 @@ def start() -> tuple[Ranks, "torch.device"]:
     if ranks.world > 1:
         _end_with_launcher()
         # A rank may wait for as long as another validates or writes.
-        torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+        limit = timedelta(minutes=30)
+        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=limit))
+        store = own_store(store, rank, world)
+        torch.distributed.init_process_group(
+            "nccl" if cuda else "gloo", timeout=limit, store=store, rank=rank, world_size=world
+        )
     return ranks, device
+
+
+def own_store(store: "torch.distributed.Store", rank: int, world: int) -> "torch.distributed.Store":
+    """The part of torchrun's store that belongs to this start of the job.
+
+    torchrun keeps one store over all restarts, with the addresses of ranks that have ended; a rank that reads such an
+    address fails or waits for ever. Nor does it number the starts: its count of restarts differs between machines. So
+    rank 0 names the start, each other rank gives its own name for it, and the start is on once rank 0 lists them all.
+
+    Args:
+        store: That of all starts.
+        rank: This process, 0 to world - 1.
+        world: Processes in the job.
+    """
+    from torch.distributed import PrefixStore
+
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("start", own)
+        names = [own, *(_name_of(store, other, own) for other in range(1, world))]
+        store.set("complete", " ".join(names))
+        return PrefixStore(own, store)
+    while True:
+        start = store.get("start").decode()  # perhaps of an earlier start: then nobody lists this rank's name
+        store.set(f"joins {rank}", f"{start} {own}")
+        names = store.get("complete").decode().split() if store.check(["complete"]) else []
+        if names[:1] == [start] and own in names:
+            return PrefixStore(start, store)
+        time.sleep(0.02)
+
+
+def _name_of(store: "torch.distributed.Store", rank: int, start: str) -> str:
+    """Wait until another rank has joined this start: its name."""
+    while True:
+        joined, _, name = store.get(f"joins {rank}").decode().partition(" ")
+        if joined == start:
+            return name
+        time.sleep(0.02)
 
 
 def finish() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 import config
 import dataset
+import distributed
 import faults
 import fuzz
 import pdf
@@ -465,6 +466,31 @@ def test_a_rank_ends_when_torchrun_was_killed(tmp_path):
     while any(faults.lives(int(path.read_text())) for path in pids):
         assert time.monotonic() < end, "the ranks live on"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("late", [(), (0,), (1, 2), (0, 2)])
+def test_a_job_that_is_started_again_reads_nothing_of_the_starts_before(late):
+    """torchrun keeps one store over all starts: addresses of ranks that have ended are in it."""
+    from torch.distributed import HashStore, PrefixStore
+
+    store, world = HashStore(), 3
+    store.set("start", "killed")  # a start of which only rank 1 got as far as to join
+    store.set("joins 1", "killed one")
+
+    def join(number, rank, read):
+        time.sleep(0.2 * (rank in late))
+        own = distributed.own_store(PrefixStore("", store), rank, world)
+        own.set(f"address {rank}", f"{number}.{rank}")
+        read[rank] = [own.get(f"address {other}").decode() for other in range(world)]
+
+    for number in range(3):
+        read = {}
+        threads = [threading.Thread(target=join, args=(number, rank, read), daemon=True) for rank in range(world)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert read == {rank: [f"{number}.{other}" for other in range(world)] for rank in range(world)}
 
 
 def test_a_missing_folder_is_refused_before_any_table(tmp_path):
