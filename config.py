@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -503,6 +503,54 @@ def to_disk(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+_held: set[int] = set()  # open folders in which this process runs
+
+
+def _leave() -> None:
+    """A forked process (torch's loaders) has no share in the locks: it may outlive the run by some seconds."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave)
+
+
+@contextlib.contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Let no other run work in the folder `out`, which is made where it is missing, before the block has ended.
+
+    The lock is the kernel's, on the folder itself: it leaves no file, and ends with the process, however that ends.
+
+    Raises:
+        InputError: another run is at work there, or `out` is no folder.
+    """
+    import fcntl
+
+    made = not out.exists()
+    if not made and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder as --out")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    _held.add(handle)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is at work in {out}; wait for its end, or give another --out") from None
+        except OSError as fault:
+            if fault.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            print(f"{out} cannot be locked there ({fault.strerror}): start no other run in it", file=sys.stderr)
+        yield
+    finally:
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # where the run was refused; a folder that holds something stays
 
 
 def write_json(path: Path, value: Any) -> None:

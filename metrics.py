@@ -17,14 +17,17 @@ times n_gt / max(n_gt, n_pred), which punishes extra instances. The score of a s
 Masks are bool arrays (N, H, W); N may be 0.
 """
 
+import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 AUTHENTIC = "authentic"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
 
 
 def f1_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -112,6 +115,19 @@ def decode_mask(runs: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
 def encode_annotation(masks: np.ndarray) -> str:
     """Annotation of a submission: `authentic`, or the instances' run lengths as JSON lists joined by `;`."""
     return ";".join(json.dumps(encode_mask(mask)) for mask in masks if mask.any()) or AUTHENTIC
+
+
+def write_annotations(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Write a submission, `case_id,annotation`.
+
+    Args:
+        rows: case id; another name of the picture, which takes its place where a spreadsheet would take the id for a
+            formula; annotation.
+    """
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case_id", "annotation"])
+        writer.writerows([name if case.startswith(FORMULA) else case, text] for case, name, text in rows)
 
 
 def decode_annotation(text: str, shape: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,6 @@ every other status for a failure, a run that ends well always gives 0.
 """
 
 import contextlib
-import csv
 import errno
 import glob
 import hashlib
@@ -38,10 +37,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 import report
-from config import InputError, PredictSettings, one_line, read_json, run, to_dict, write_json, write_whole
+from config import InputError, PredictSettings, one_line, only_run, read_json, run, to_dict, write_json, write_whole
 from dataset import PICTURE_SUFFIXES, read_image
 from distributed import Ranks, follow_parent, read_ranks
-from metrics import AUTHENTIC, encode_mask
+from metrics import AUTHENTIC, encode_mask, write_annotations
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
 SUFFIXES = PICTURE_SUFFIXES | {".pdf"}
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
 RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
 Line = dict[str, Any]
 Key = tuple[str, int, int]  # path, page, figure
@@ -579,16 +577,12 @@ def write_submission(out: Path) -> None:
 
     counts = Counter(case(line) for line in read_lines(out / "predictions.jsonl"))
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["case_id", "annotation"])
-            for line in read_lines(out / "predictions.jsonl"):
-                runs = ";".join(json.dumps(instance["runs"]) for instance in line["instances"])
-                plain = counts[case(line)] == 1 and not case(line).startswith(FORMULA)
-                writer.writerow([case(line) if plain else line["name"], runs or AUTHENTIC])
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for line in read_lines(out / "predictions.jsonl"):
+            runs = ";".join(json.dumps(instance["runs"]) for instance in line["instances"])
+            yield case(line) if counts[case(line)] == 1 else line["name"], line["name"], runs or AUTHENTIC
 
-    write_whole(out / "submission.csv", write)
+    write_whole(out / "submission.csv", lambda temporary: write_annotations(temporary, rows()))
 
 
 def write_report(settings: PredictSettings, command: str) -> Path:
@@ -694,15 +688,19 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
     doubtful = may_have_lost_files(settings.out)
     token = agree(ranks)
     inputs = find_inputs(settings.paths, settings.out)
-    prepare(settings, ranks)
-    agree(ranks)  # the first rank has mended the files before the others read them
-    done, verdicts = read_done(settings.out, doubtful)
-    agree(ranks)  # all have read them before any writes
-    examine_share(ranks.share(inputs), done, verdicts, settings, ranks, load)
-    del done  # a large set beside what follows
-    wait_for_all(settings.out, ranks, token)
-    if not ranks.main:
-        return 0
+    with only_run(settings.out) if ranks.main else contextlib.nullcontext():
+        prepare(settings, ranks)
+        agree(ranks)  # the first rank has mended the files before the others read them
+        done, verdicts = read_done(settings.out, doubtful)
+        agree(ranks)  # all have read them before any writes
+        examine_share(ranks.share(inputs), done, verdicts, settings, ranks, load)
+        del done  # a large set beside what follows
+        wait_for_all(settings.out, ranks, token)
+        return close(settings, ranks) if ranks.main else 0
+
+
+def close(settings: PredictSettings, ranks: Ranks) -> int:
+    """What is left to do once all pictures have their lines; the exit status."""
     merge(settings.out)
     for folder in ("", "masks/", "report/", "report/pictures/"):
         for left in settings.out.glob(f"{folder}.*.tmp"):  # of a run that was killed

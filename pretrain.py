@@ -14,8 +14,11 @@ format of transformers' `Dinov2Model`. SIGTERM and Ctrl-C save and end with stat
 
 import json
 import math
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -325,13 +328,19 @@ def correspondence_loss(
 
 def main(settings: PretrainSettings) -> int:
     """Train; returns the exit status."""
+    check(settings)
+    with config.only_run(settings.out):
+        return train(settings)
+
+
+def train(settings: PretrainSettings) -> int:
+    """Train in a folder that no other run works in; returns the exit status."""
     import torch
     from tqdm import tqdm
 
     from model import load_checkpoint, random_backbone
     from train import Interrupt, Log, Progress
 
-    check(settings)
     last = settings.out / "last.pt"
     if last.exists() and not settings.resume:
         raise InputError(f"{settings.out} holds a run already; go on with --resume or choose another --out")
@@ -348,6 +357,8 @@ def main(settings: PretrainSettings) -> int:
         optimizer.load_state_dict(checkpoint["optimizer"])
         progress = Progress(**checkpoint["progress"])
     settings.out.mkdir(parents=True, exist_ok=True)
+    for left in settings.out.glob(".*.tmp"):  # of a run that was killed while it wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     config.write_json(settings.out / "settings.json", config.to_dict(settings))
     log, interrupt, saved = Log(settings.out, progress), Interrupt(), time.monotonic()
     bar = tqdm(initial=progress.total_steps, total=settings.steps, unit="step")
@@ -452,7 +463,7 @@ def save(settings: PretrainSettings, backbone: "nn.Module", optimizer: Any, prog
     save_checkpoint(settings.out / "last.pt", content)
     shipped = copy.deepcopy(backbone).half()
     del shipped.log_temperature
-    shipped.save_pretrained(settings.out / "backbone")
+    save_backbone(shipped, settings.out / "backbone")
     lines = [json.loads(line) for line in (settings.out / "log.jsonl").read_text().splitlines()]
     if lines:
         width = max(1, len(lines) // 200)  # means over some steps: single batches differ a lot
@@ -463,6 +474,15 @@ def save(settings: PretrainSettings, backbone: "nn.Module", optimizer: Any, prog
             for g in groups
         ]
         report.plot_training(means, settings.out / "curves.png", curves=CURVES)
+
+
+def save_backbone(backbone: "nn.Module", folder: Path) -> None:
+    """Write a backbone in transformers' format, each file whole or not at all. config.json, without which no folder is
+    taken for a backbone, comes last; it is the same at every checkpoint of a run, so files of two make a whole one."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
+        backbone.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+            config.write_whole(folder / path.name, path.rename)
 
 
 if __name__ == "__main__":

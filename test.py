@@ -10,7 +10,6 @@ report/index.html, a page that shows every picture with its findings and its tru
 Pictures without truth (test_images/) have no record.
 """
 
-import csv
 import hashlib
 import json
 import sys
@@ -111,7 +110,7 @@ def case_ids(pictures: "list[Picture]") -> dict[Path, str]:
 
 def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, Any]:
     """Write the three files and print the table, which is also returned."""
-    from metrics import format_table, record_to_dict, summarize
+    from metrics import format_table, record_to_dict, summarize, write_annotations
 
     ways = {way: [r.records[way] for r in results if r.records] for r in results for way in r.records}
 
@@ -119,12 +118,7 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
         lines = [{"way": way} | record_to_dict(record) for way, records in ways.items() for record in records]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def write_submission(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
-            rows = csv.writer(file)
-            rows.writerow(["case_id", "annotation"])
-            rows.writerows([result.case_id, result.annotation] for result in results)
-
+    rows = [(result.case_id, result.page_name, result.annotation) for result in results]
     summary: dict[str, Any] = {"hardware": hardware, "ways": {}}
     for way, records in ways.items():
         seconds = sum(record.seconds for record in records)
@@ -133,7 +127,7 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
         print(f"\n{way}: {rate:.2f} pictures per second in each process; {hardware}")
         print(format_table(summary["ways"][way]["figures"]))
     config.write_whole(out / "records.jsonl", write_records)
-    config.write_whole(out / "submission.csv", write_submission)
+    config.write_whole(out / "submission.csv", lambda path: write_annotations(path, rows))
     config.write_json(out / "metrics.json", summary)
     return summary
 

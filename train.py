@@ -151,6 +151,12 @@ class Run:
 
 def main(settings: TrainSettings) -> int:
     """Train; returns the exit status."""
+    with config.only_run(settings.out) if distributed.read_ranks().main else contextlib.nullcontext():
+        return train(settings)
+
+
+def train(settings: TrainSettings) -> int:
+    """Train in a folder that no other run works in; returns the exit status."""
     checkpoint = open_run(settings)
     run = build_run(settings, checkpoint)
     while not run.progress.finished:

@@ -188,6 +188,15 @@ def test_names_reach_neither_the_terminal_nor_a_spreadsheet_as_commands(tmp_path
     assert one_line("a\n\tb\x07\udcff é") == r"a b\x07\udcff é"
 
 
+def test_names_of_scored_pictures_are_no_commands_of_a_spreadsheet_either(tmp_path):
+    names = {"=1+1": "1-1-0a", "+2": "2-0b", "-3": "3-0c", "@SUM(A1)": "SUM-0d", "\tx": "x-0e", "plain=1": "plain-0f"}
+    results = [test.Result(case, "authentic", {}, name) for case, name in names.items()]
+    test.write_results(tmp_path, results, "none")
+    rows = (tmp_path / "submission.csv").read_text().splitlines()
+    cases = [row.removesuffix(",authentic") for row in rows[1:]]
+    assert cases == ["1-1-0a", "2-0b", "3-0c", "SUM-0d", "x-0e", "plain=1"]
+
+
 def test_names_of_any_bytes_are_split_and_scored(tmp_path):
     faults.write_data(tmp_path / "in", 4)
     for number, name in enumerate((b"\xff\xfe", b"new\nline", b"caf\xc3\xa9", b"plain")):
@@ -203,7 +212,7 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
         test.Result(p.id, "authentic", {"both": score_picture(p.id, empty, empty, 0.0, 1.0)}, "") for p in pictures
     ]
     test.write_results(tmp_path / "out", results, "none")
-    assert b"\n\xff\xfe,authentic\r\n" in (tmp_path / "out/submission.csv").read_bytes()
+    assert b"\n\xff\xfe,authentic\n" in (tmp_path / "out/submission.csv").read_bytes()
     assert len(faults.lines_of(tmp_path / "out/records.jsonl")) == 8
 
 
@@ -439,6 +448,66 @@ def test_a_folder_that_knows_no_sync_is_no_fault_but_a_failing_disk_is(tmp_path,
     assert config.read_json(tmp_path / "x") == 1
 
 
+HOLDS = """
+import os, pathlib, sys, time, config
+with config.only_run(pathlib.Path(sys.argv[1])):
+    if os.fork() == 0:  # as torch's loaders, which outlive a killed run by some seconds
+        time.sleep(30)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(30)
+"""
+
+
+def test_one_run_at_a_time_in_a_folder_and_kill_9_frees_it(tmp_path):
+    out = tmp_path / "new" / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    children = faults.family(holder.pid)
+    with pytest.raises(InputError, match=r"another run is at work in .*out; wait"), config.only_run(out):
+        pass
+    holder.kill()
+    holder.wait()
+    assert len(children) == 1 and faults.lives(children[0])
+    out.chmod(0o500)
+    with config.only_run(out):
+        assert list(out.iterdir()) == []
+    os.kill(children[0], signal.SIGKILL)
+    holder.stdout.close()
+
+
+def test_a_refused_run_leaves_no_folder_and_a_file_is_no_folder(tmp_path):
+    with pytest.raises(InputError, match="refused"), config.only_run(tmp_path / "out"):
+        raise InputError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="file is a file"), config.only_run(tmp_path / "file"):
+        pass
+
+
+def test_a_disk_that_knows_no_locks_is_told_and_no_fault(tmp_path, monkeypatch, capsys):
+    def failing(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", failing)
+    write_picture(tmp_path / "in/a.png")
+    status, lines = predicted(tmp_path / "in", tmp_path / "out")
+    assert status == 0 and len(lines) == 1
+    assert "out cannot be locked there (No locks available)" in capsys.readouterr().err
+
+
+def test_a_second_prediction_into_one_folder_is_refused_and_touches_nothing(tmp_path):
+    write_picture(tmp_path / "in/a.png")
+    predicted(tmp_path / "in", tmp_path / "out")
+    lines = tmp_path / "out/predictions.jsonl"
+    lines.write_bytes(lines.read_bytes() + b'{"path": "/half')  # as the run that is at work may be writing it
+    before = lines.read_bytes()
+    with config.only_run(tmp_path / "out"), pytest.raises(InputError, match="another run"):
+        predicted(tmp_path / "in", tmp_path / "out", resume=True)
+    assert lines.read_bytes() == before
+    assert len(predicted(tmp_path / "in", tmp_path / "out", resume=True)[1]) == 1
+
+
 def test_a_killed_worker_of_the_benchmark_ends_it_with_one_line():
     code = (
         "import os, benchmark, config\n"
@@ -559,6 +628,16 @@ def test_what_a_killed_training_left_behind_is_removed(settings):
         (settings.out / name).write_text("half")
     train.main(replace(settings, epochs=1))
     assert not list(settings.out.glob(".*"))
+
+
+def test_a_second_training_into_one_folder_is_refused_and_touches_nothing(settings):
+    train.main(replace(settings, epochs=1))
+    (settings.out / ".last.pt.7.tmp").write_text("as the run that is at work may be writing it")
+    with config.only_run(settings.out), pytest.raises(InputError, match="another run"):
+        train.main(replace(settings, epochs=1, resume=True))
+    assert (settings.out / ".last.pt.7.tmp").exists()
+    train.main(replace(settings, epochs=1, resume=True))
+    assert not (settings.out / ".last.pt.7.tmp").exists()
 
 
 def test_a_full_disk_stops_the_training_and_keeps_what_is_whole(settings, monkeypatch):

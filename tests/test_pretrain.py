@@ -1,8 +1,10 @@
 """Pairs of views, the loss over correspondences, the start, and a run that is stopped and goes on."""
 
 import math
+import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -143,6 +145,61 @@ def test_resume_equals_never_stopped_and_the_backbone_loads(settings, tmp_path, 
         whole["encoder.layer.5.mlp.fc1.weight"], start.state_dict()["encoder.layer.5.mlp.fc1.weight"]
     )
     assert (settings.out / "curves.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def tiny():
+    return random_backbone(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=28)
+
+
+def test_a_backbone_that_is_half_written_does_not_take_the_place_of_the_last(tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "backbone"
+    folder.parent.mkdir()
+    pretrain.save_backbone(tiny, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"config.json", "model.safetensors"}
+
+    def half(where):
+        (Path(where) / "model.safetensors").write_bytes(before["model.safetensors"][:1000])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "save_pretrained", half)
+        for place in (folder, tmp_path / "run" / "other"):
+            with pytest.raises(OSError, match="No space"):
+                pretrain.save_backbone(tiny, place)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["backbone"]
+    with torch.no_grad():
+        tiny.layernorm.weight.fill_(0.25)
+    pretrain.save_backbone(tiny, folder)
+    assert load_backbone(str(folder)).layernorm.weight.eq(0.25).all()
+
+
+def test_a_backbone_without_all_its_files_is_refused(tiny, tmp_path, monkeypatch):
+    """As `kill -9` between the two files leaves it."""
+    replace_file, calls = os.replace, []
+
+    def second_fails(*names):
+        calls.append(names)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace_file(*names)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.save_backbone(tiny, tmp_path / "backbone")
+    assert [path.name for path in (tmp_path / "backbone").iterdir()] == ["model.safetensors"]
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        load_backbone(str(tmp_path / "backbone"))
+
+
+def test_what_a_killed_pretraining_left_behind_is_removed(settings):
+    (settings.out / ".backbone.x.tmp").mkdir(parents=True)
+    (settings.out / ".backbone.x.tmp/model.safetensors").write_text("half")
+    (settings.out / ".last.pt.7.tmp").write_text("half")
+    pretrain.main(replace(settings, steps=1))
+    assert not list(settings.out.glob(".*"))
 
 
 def test_refusals(settings, tmp_path):
