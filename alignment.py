@@ -17,6 +17,8 @@ EDGE_SIGMA = 1.3  # window of the local correlation that draws the outline, in p
 EDGE_LOCAL = (0.55, 0.45)  # mean of that and of the local fine correlation on the outline of small and large regions
 LARGE_AREA = 3000  # pixels from which a region is large: chance agreement next to it weighs less
 AWAY = [(dy, dx) for dy in (-3, 0, 3) for dx in (-3, 0, 3) if dy or dx]  # offsets that a part of an outline must beat
+EDGE_REACH = 4  # pixels by which an outline may move where the difference says so
+EDGE_TRUST = 0.2  # log-likelihood ratio that a pixel's depth inside the outline is worth, per pixel
 MIN_LEAD = 0.15  # mean lead over those of the local fine correlation
 JOIN_REACH = (15, 20)  # parts of one copy are joined over gaps of up to twice this, in pixels: least, most
 NARROW_SIGMA = 2.5  # the same for the last alignment
@@ -677,7 +679,36 @@ def _outline(
     votes = np.bincount(labels[disc], minlength=1)
     votes[0] = 0
     outline = _fill_holes(labels == votes.argmax(), 0.2) & valid if votes.max() else wide
-    return (outline if outline.sum() > 0.25 * wide.sum() else wide), box
+    outline = outline if outline.sum() > 0.25 * wide.sum() else wide
+    return _sharpened(template, partner, outline, valid), box
+
+
+def _sharpened(template: np.ndarray, partner: np.ndarray, outline: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Outline decided again along its edge by the aligned difference: windows of correlation reach over it.
+
+    Of each pixel near the edge: how much likelier its difference is inside, where it is a share of the local
+    variance, than outside, where the variances of two strangers add up; the nearer to the edge, the more it counts.
+    """
+    core = _inside(outline, 40)
+    gain, offset = _gain(template[core], partner[core])
+    moved = gain * partner + offset
+    left = (template - moved) ** 2
+    mean_a, mean_b = _blur(template, 2.0), _blur(moved, 2.0)
+    strange = np.maximum(_blur(template**2 + moved**2, 2.0) - mean_a**2 - mean_b**2, 0) + (mean_a - mean_b) ** 2
+    # The median of squares is 0.455 of their mean where they are a Gaussian's: strong outliers don't count.
+    share = float(np.median(left[core])) / 0.455 / max(float(np.median(strange[core])), 1e-6)
+    inner = share * strange + 0.3
+    outer = inner + strange
+    told = 0.5 * (np.log(outer / inner) - left * (1 / inner - 1 / outer))
+    told = _blur(np.clip(told, -3, 3), 1.2)
+    depth = cv2.distanceTransform(np.pad(outline, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    depth -= cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, 5)
+    sharp = np.where(np.abs(depth) > EDGE_REACH, outline, told + EDGE_TRUST * (depth + 1) > 0) & valid
+    sharp = cv2.morphologyEx(sharp.astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(sharp, connectivity=4)
+    if count < 2 or 2 * stats[1:, 4].max() < outline.sum():
+        return outline
+    return _fill_holes(labels == 1 + stats[1:, 4].argmax(), 0.2) & valid
 
 
 def _ellipse(size: int) -> np.ndarray:
