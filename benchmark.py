@@ -157,9 +157,9 @@ def _score(job: "tuple[Picture, MatchingSettings, int | None, float]") -> "tuple
     import cv2
     import numpy as np
 
-    from dataset import read_image, read_masks
     from matching import find_instances
     from metrics import score_picture
+    from reading import read_image, read_masks
 
     cv2.setNumThreads(1)
     picture, settings, jpeg, noise = job
@@ -266,8 +266,8 @@ def _time(job: tuple[Path, float, int, MatchingSettings]) -> tuple[list[float], 
 
     import cv2
 
-    from dataset import read_image
     from matching import find_instances
+    from reading import read_image
 
     cv2.setNumThreads(1)
     path, megapixels, repeats, settings = job
@@ -385,9 +385,9 @@ def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:
     import cv2
     import numpy as np
 
-    from dataset import read_image, read_masks
     from exact import find_exact
     from matching import BESIDE, IDENTICAL_GRAIN, find_instances
+    from reading import read_image, read_masks
 
     cv2.setNumThreads(1)
     image = read_image(picture.image)

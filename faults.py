@@ -752,9 +752,10 @@ def compare_folders(a: Path, b: Path) -> tuple[int, list[str], list[str]]:
 def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Mirrored and turned by 90 degrees, a forged picture gives the mirrored and turned masks."""
     from config import MatchingSettings
-    from dataset import find_pictures, read_image
+    from dataset import find_pictures
     from matching import find_instances
     from metrics import object_f1
+    from reading import read_image
 
     make_forgeries(out, 4 * settings.turned, settings.seed)
     turns = {"mirrored": lambda a: a[:, ::-1], "turned": np.rot90}

@@ -330,7 +330,7 @@ def read(kind: str, path: Path, folder: Path) -> str:
 
 
 def _read_picture(path: Path, folder: Path) -> None:
-    from dataset import read_image, read_masks
+    from reading import read_image, read_masks
 
     with contextlib.suppress(InputError):  # any picture may also be a mask
         _check_masks(read_masks(path, SHAPE))
@@ -343,7 +343,7 @@ def _check_masks(masks: np.ndarray) -> None:
 
 
 def _read_mask(path: Path, folder: Path) -> None:
-    from dataset import read_masks
+    from reading import read_masks
 
     _check_masks(read_masks(path, SHAPE))
 

@@ -38,9 +38,10 @@ import numpy as np
 
 import report
 from config import InputError, PredictSettings, one_line, only_run, read_json, run, to_dict, write_json, write_whole
-from dataset import PICTURE_SUFFIXES, read_image
+from dataset import PICTURE_SUFFIXES
 from distributed import Ranks, follow_parent, read_ranks
 from metrics import AUTHENTIC, encode_mask, write_annotations
+from reading import read_image
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

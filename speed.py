@@ -80,9 +80,10 @@ def real_grids(data: Path, count: int) -> list[np.ndarray]:
     import torch
 
     from config import ModelSettings
-    from dataset import find_pictures, read_image
+    from dataset import find_pictures
     from detector import Detector
     from model import ForgeryModel
+    from reading import read_image
 
     torch.manual_seed(0)
     detector = Detector(

@@ -990,7 +990,7 @@ def _write(job: _Job) -> list[str]:
 
 
 def _read(paths: Sequence[Path], skip_unreadable: bool, left_out: list[str]) -> dict[Path, np.ndarray]:
-    from dataset import read_image
+    from reading import read_image
 
     images = {}
     for path in paths:

@@ -25,9 +25,10 @@ from config import (
     TuningSettings,
 )
 from config import TestSettings as ScoreSettings  # pytest collects what is called Test
-from dataset import Letterbox, find_pictures, read_image, read_masks
+from dataset import Letterbox, find_pictures
 from detector import Detector, draw
 from metrics import Record, decode_annotation, object_f1, summarize
+from reading import read_image, read_masks
 
 # Small cells need small clusters; a low bar, so that an untrained model finds something at all.
 LOW = ClusteringSettings(

@@ -26,6 +26,7 @@ import faults
 import fuzz
 import pdf
 import predict
+import reading
 import test
 import train
 from config import InputError, PredictSettings, one_line
@@ -159,7 +160,7 @@ def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
     def read():
         for path in (tmp_path / "x.png", tmp_path / "x.jpg"):
             with contextlib.suppress(InputError):
-                dataset.read_image(path)
+                reading.read_image(path)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:
