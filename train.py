@@ -258,6 +258,7 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         run.optimizer.load_state_dict(checkpoint["optimizer"])
         run.scaler.load_state_dict(checkpoint["scaler"])
         run.progress = Progress(**checkpoint["progress"])
+    _check_same_place(run)
     if ranks.main:
         settings.out.mkdir(parents=True, exist_ok=True)
         for left in settings.out.glob(".*.tmp"):  # of a run that was killed while it wrote
@@ -487,6 +488,16 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> N
         )
     if (saved["training"], saved["validation"]) != (now["training"], now["validation"]):
         raise InputError(f"the pictures in the data folder are not those that {last} was made with; restore them")
+
+
+def _check_same_place(run: Run) -> None:
+    """All ranks must go on from one checkpoint: on machines that share no folder only the first one has it."""
+    places = distributed.gather([(run.progress.epoch, run.progress.step)])
+    if len(set(places)) > 1:
+        raise InputError(
+            f"the ranks would go on at different places (epoch, step): {places}; {run.settings.out} must be one folder "
+            "that all machines share"
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -641,6 +641,16 @@ def test_a_second_training_into_one_folder_is_refused_and_touches_nothing(settin
     assert not (settings.out / ".last.pt.7.tmp").exists()
 
 
+def test_ranks_that_read_different_checkpoints_do_not_train_together(settings, monkeypatch):
+    """As on machines that do not share the folder: only the first one has a last.pt."""
+    train.main(replace(settings, epochs=1))
+    before = (settings.out / "last.pt").read_bytes()
+    monkeypatch.setattr(distributed, "gather", lambda items: [*items, (0, 0)])
+    with pytest.raises(InputError, match=r"different places \(epoch, step\): \[\(1, 0\), \(0, 0\)\].*share"):
+        train.main(replace(settings, epochs=1, resume=True))
+    assert (settings.out / "last.pt").read_bytes() == before
+
+
 def test_a_full_disk_stops_the_training_and_keeps_what_is_whole(settings, monkeypatch):
     limits, end_epoch = resource.getrlimit(resource.RLIMIT_FSIZE), train.end_epoch
 
