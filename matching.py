@@ -27,8 +27,9 @@ MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to b
 MAX_SECOND = 0.75  # likeness at another offset over that at its place: what repeats by its nature has more
 MAX_TEMPLATES = 4  # copies that are sought again in a picture
 MAX_FURTHER = 12  # places of each that are looked at
-MIN_MARGINS = (0.1, 0.08)  # of the fine structure and the middle band, whatever else speaks for a copy
+MIN_MARGINS = (0.06, 0.05)  # of the fine structure and the middle band, whatever else speaks for a copy
 BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the picture needs
+BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
 BESIDE_TURNED = 0.3  # the same for a copy that was turned or resized
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
@@ -241,7 +242,11 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
     shares = facts[best] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
 
     def fits(k: int) -> bool:
-        least = BESIDE if copies[best].kind == "exact" or _upright(copies[k]) else BESIDE_TURNED
+        least = BESIDE
+        if copies[best].kind != "exact" and not _upright(copies[k]):
+            least = BESIDE_TURNED
+        elif copies[best].kind != "exact" and _same_content(copies[k], copies[best]):
+            least = BESIDE_SAME
         return (
             copies[k].kind == "exact"
             or on_grid(copies[k])
