@@ -5,7 +5,7 @@ Every candidate of every search ends here. `screen` refines many candidates at o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numba
@@ -497,7 +497,9 @@ def verify(
         return None
     region, box = _outline(canvas, affine, *_cropped(region, box, 0, canvas.shape), centre, radius)
     region, box = _cropped(region, box, MEASURE_MARGIN, canvas.shape)
-    return _measure(canvas, region, affine, box)
+    evidence = _measure(canvas, region, affine, box)
+    # Only then: an outline drawn where the difference begins would make a difference there for look-alikes too.
+    return replace(evidence, mask=_sharpened(*_pair(canvas, affine, box), region))
 
 
 def _fine_over(canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tuple[int, int, int, int]) -> float:
@@ -679,11 +681,10 @@ def _outline(
     votes = np.bincount(labels[disc], minlength=1)
     votes[0] = 0
     outline = _fill_holes(labels == votes.argmax(), 0.2) & valid if votes.max() else wide
-    outline = outline if outline.sum() > 0.25 * wide.sum() else wide
-    return _sharpened(template, partner, outline, valid), box
+    return (outline if outline.sum() > 0.25 * wide.sum() else wide), box
 
 
-def _sharpened(template: np.ndarray, partner: np.ndarray, outline: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def _sharpened(template: np.ndarray, partner: np.ndarray, valid: np.ndarray, outline: np.ndarray) -> np.ndarray:
     """Outline decided again along its edge by the aligned difference: windows of correlation reach over it.
 
     Of each pixel near the edge: how much likelier its difference is inside, where it is a share of the local
