@@ -23,6 +23,7 @@ import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -850,13 +851,25 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._batches:
+        for batch in self._received():
             if isinstance(batch, InputError):
                 raise batch
             for line in batch.pop("skipped"):
                 if line not in self.skipped:
                     self.skipped[line] = None
                     print(f"left out: {line}", file=sys.stderr)
+            yield batch
+
+    def _received(self) -> Iterator[Any]:
+        """Batches of the workers. Raises BrokenExecutor where one was killed with its batch half handed over."""
+        batches = iter(self._batches)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError) as fault:
+                raise BrokenExecutor("a loader process was killed") from fault
             yield batch
 
 

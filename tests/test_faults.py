@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -621,6 +622,22 @@ def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data,
     os.kill(loaders[0], signal.SIGKILL)
     status, said = process.finish()
     assert status == 2 and "Traceback" not in said and "was killed, probably" in said.splitlines()[-1], said
+
+
+@pytest.mark.parametrize("fault", [ConnectionResetError, ConnectionRefusedError, EOFError])
+def test_a_loader_process_killed_while_it_hands_a_batch_over_is_told_as_such(data, fault, monkeypatch):
+    loader = dataset.make_loader(
+        dataset.find_pictures(data), 56, config.DataSettings(data), config.LoaderSettings(workers=0),
+        config.SynthesisSettings(), batch_size=2,
+    )  # fmt: skip
+
+    def batches(_):
+        yield from ()
+        raise fault
+
+    monkeypatch.setattr(type(loader._batches), "__iter__", batches)
+    with pytest.raises(BrokenExecutor, match="was killed"):
+        next(iter(loader))
 
 
 def test_what_a_killed_training_left_behind_is_removed(settings):

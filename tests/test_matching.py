@@ -256,19 +256,24 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
 
 
 def test_other_copies_need_their_share_of_the_best_copys_grain():
-    region = Region(0, 0, np.ones((10, 10), bool))
 
-    def copy(kind, degrees, x=43.0):
+    def copy(kind, degrees, place=0):
         linear = cv2.getRotationMatrix2D((5, 5), degrees, 1.0)
-        linear[:, 2] += (x, 21.0)
+        linear[:, 2] += (43.0, 21.0)
+        region = Region(0, place, np.ones((10, 10), bool))
         return Copy(kind, linear, 9, 1.0, 0.9, region, region)
 
-    copies = [copy("keypoints", 0), copy("dense", 0), copy("dense", 0), copy("dense", 30), copy("dense", 0)]
+    copies = [copy("keypoints", 0), *(copy("dense", degrees, 100) for degrees in (0, 0, 30, 0))]
     upright, turned = matching.BESIDE, matching.BESIDE_TURNED
     grain = [1.0, upright + 0.01, upright - 0.01, turned + 0.01, 0.9]
     margin = [0.4, 0.3, 0.3, 0.3, 0.4 * upright - 0.01]  # the last one leads too little
     facts = [{"grain_core": g, "fine_margin": m} for g, m in zip(grain, margin, strict=True)]
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
+    # A further copy of the best one's content may share less than another content may.
+    copies[2] = copy("dense", 0)
+    assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3]
+    facts[2] = {"grain_core": matching.BESIDE_SAME - 0.01, "fine_margin": 0.3}
+    assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]
     # Beside a bit-identical copy (grain 2.65) a turned one needs as much as an upright one.
     copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 2.64 * upright, "fine_margin": 0.3}
     assert matching.beside_best(range(5), copies, facts) == [0]
