@@ -23,6 +23,8 @@ MAX_SELF_EQUAL_ON_GRID = (
     0.25  # the same for maps that take JPEG blocks onto blocks: few values make a block, so they recur
 )
 NEIGHBOURS = ((0, 1), (1, 0), (0, 8), (8, 0), (8, 8), (8, -8))  # 8: the grid of JPEG blocks
+MAX_FEATHER = 8  # widest blended edge that is recognised, in pixels
+MIN_STEP = 5.0  # grey levels by which the surroundings must differ for an edge to be seen at all
 FLAT_REACH = 9  # flat equal pixels count as copied this near to textured ones, in pixels
 
 # Matrix of dihedral variant k = transpose * 4 + flip_y * 2 + flip_x, in (y, x): new = M old about the block's centre.
@@ -45,7 +47,7 @@ class ExactCopy:
     blocks: int  # votes
     x: int  # left edge of the source's box
     y: int  # top edge
-    mask: np.ndarray  # (h, w) bool: the source's pixels in that box
+    mask: np.ndarray  # (h, w) bool: the source's pixels in that box, with those of a feathered edge
 
 
 def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
@@ -62,7 +64,7 @@ def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
             continue
         copies = _trace(values, key, sources)
         found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
-    return sorted(found, key=lambda copy: -copy.blocks)
+    return sorted((_feathered(image, copy) for copy in found), key=lambda copy: -copy.blocks)
 
 
 def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
@@ -335,6 +337,41 @@ def _components(
         mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         found.append(ExactCopy(_affine(key), votes, corner[1] + int(columns[0]), corner[0] + int(rows[0]), mask))
     return found
+
+
+def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
+    """The copy with its blended edge, where it has one.
+
+    Around pixels that are equal the difference of source and copy begins at once; where the edge was feathered it grows
+    in even steps with the distance, ring by ring, until it stays what it is between strangers.
+    """
+    reach = MAX_FEATHER + 4
+    height, width = image.shape[:2]
+    box_h, box_w = copy.mask.shape
+    y0, x0 = max(copy.y - reach, 0), max(copy.x - reach, 0)
+    y1, x1 = min(copy.y + box_h + reach, height), min(copy.x + box_w + reach, width)
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    mask[copy.y - y0 : copy.y - y0 + box_h, copy.x - x0 : copy.x - x0 + box_w] = copy.mask
+    ys, xs = np.mgrid[y0:y1, x0:x1]
+    moved = np.rint(np.tensordot(copy.affine[:, :2], np.stack([xs, ys]), 1) + copy.affine[:, 2, None, None]).astype(int)
+    inside = (moved[0] >= 0) & (moved[1] >= 0) & (moved[0] < width) & (moved[1] < height)
+    there = image[moved[1].clip(0, height - 1), moved[0].clip(0, width - 1)]
+    difference = cv2.absdiff(image[y0:y1, x0:x1], there).mean(axis=2)
+    depth = np.rint(cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5))
+    rings = [difference[inside & (depth == k)] for k in range(1, reach + 1)]
+    steps = np.array([ring.mean() if len(ring) else 0.0 for ring in rings])
+    widest = min(MAX_FEATHER, int(np.sqrt(copy.mask.sum()) / 5))  # what is wider than that left little that is equal
+    fits = {}
+    for feather in range(2, widest + 1):
+        plateau = float(np.median(steps[feather : feather + 4]))
+        if plateau < MIN_STEP or steps[feather] < 0.8 * plateau:
+            continue
+        off = steps[:feather] / plateau - np.arange(1, feather + 1) / (feather + 1)
+        if off.min() > -0.15 and off.max() < 0.05:
+            fits[feather] = float(np.abs(off).max())
+    if not fits:
+        return copy
+    return ExactCopy(copy.affine, copy.blocks, x0, y0, (depth <= min(fits, key=fits.get)) & inside)
 
 
 def _affine(key: tuple[int, int, int]) -> np.ndarray:

@@ -31,6 +31,8 @@ MIN_MARGINS = (0.06, 0.05)  # of the fine structure and the middle band, whateve
 BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the picture needs
 BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
 BESIDE_TURNED = 0.3  # the same for a copy that was turned or resized
+BESIDE_RESIDUAL = 1.2  # log of how many times as much as the best copy another one may differ from its source
+BLENDED_RESIDUAL = 0.8  # grey levels that a blended copy of a bit-identical one may differ by (`Evidence.residual`)
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
 MAX_WIDENED = 1000  # candidates that are also looked at on large discs
@@ -230,8 +232,9 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
     """Of these copies, best first, those that may stand beside the best one.
 
     After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
-    leads less at its place, merely repeats (windows, roof tiles, goods on a shelf). A copy that was turned or resized
-    has lost some of its grain by that, and may share less; beside bit-identical copies none may. A copy that lies on
+    leads less at its place, or differs much more, merely repeats (windows, roof tiles, goods on a shelf). A copy that
+    was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies only one
+    of their content may, that was turned, or blended into its place and hardly differs otherwise. A copy that lies on
     the grid of JPEG blocks as its source does was rounded like it, and tells nothing of the others.
     """
     measures = [k for k in kept if not on_grid(copies[k])]
@@ -239,18 +242,23 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
         return list(kept)
     first = copies[kept[0]]  # on the grid or not, its content is proven best
     best = next((k for k in measures if _same_content(copies[k], first)), measures[0])
-    shares = facts[best] or {"grain_core": IDENTICAL_GRAIN, "fine_margin": 0.0}
+    exact_ones = [copies[k] for k in measures if copies[k].kind == "exact"]
 
     def fits(k: int) -> bool:
-        least = BESIDE
-        if copies[best].kind != "exact" and not _upright(copies[k]):
+        copy, seen = copies[k], facts[k]
+        if copy.kind == "exact" or on_grid(copy):
+            return True
+        if copies[best].kind == "exact":
+            known = any(_same_content(copy, other) for other in exact_ones)
+            differs = math.exp(seen["residual"] + seen["noise"])
+            may_differ = known and (not _upright(copy) or differs < BLENDED_RESIDUAL)
+            return seen["grain_core"] >= (BESIDE_TURNED if may_differ else BESIDE) * IDENTICAL_GRAIN
+        least = BESIDE_SAME if _same_content(copy, copies[best]) else BESIDE
+        if not _upright(copy):
             least = BESIDE_TURNED
-        elif copies[best].kind != "exact" and _same_content(copies[k], copies[best]):
-            least = BESIDE_SAME
-        return (
-            copies[k].kind == "exact"
-            or on_grid(copies[k])
-            or all(facts[k][name] >= least * shares[name] for name in ("grain_core", "fine_margin"))
+        shares = facts[best]
+        return seen["residual"] <= shares["residual"] + BESIDE_RESIDUAL and all(
+            seen[name] >= least * shares[name] for name in ("grain_core", "fine_margin")
         )
 
     return [k for k in kept if fits(k)]

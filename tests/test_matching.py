@@ -267,18 +267,30 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
     upright, turned = matching.BESIDE, matching.BESIDE_TURNED
     grain = [1.0, upright + 0.01, upright - 0.01, turned + 0.01, 0.9]
     margin = [0.4, 0.3, 0.3, 0.3, 0.4 * upright - 0.01]  # the last one leads too little
-    facts = [{"grain_core": g, "fine_margin": m} for g, m in zip(grain, margin, strict=True)]
+    alike = {"residual": 0.0, "noise": 0.0}
+    facts = [{"grain_core": g, "fine_margin": m} | alike for g, m in zip(grain, margin, strict=True)]
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
+    facts[1]["residual"] = matching.BESIDE_RESIDUAL + 0.01  # it differs more than three times as much
+    assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    facts[1]["residual"] = 0.0
     # A further copy of the best one's content may share less than another content may.
     copies[2] = copy("dense", 0)
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3]
-    facts[2] = {"grain_core": matching.BESIDE_SAME - 0.01, "fine_margin": 0.3}
+    facts[2] = {"grain_core": matching.BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]
-    # Beside a bit-identical copy (grain 2.65) a turned one needs as much as an upright one.
-    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 2.64 * upright, "fine_margin": 0.3}
+    # Beside a bit-identical copy (grain 2.65) a turned one of another content needs as much as an upright one.
+    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 2.64 * upright, "fine_margin": 0.3} | alike
     assert matching.beside_best(range(5), copies, facts) == [0]
     facts[3]["grain_core"] = 2.66 * upright
     assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    # Of the identical content it may share less, when it was turned, or blended in and hardly differs otherwise.
+    copies[3] = copy("dense", 30)
+    copies[2], facts[2] = copy("dense", 0), {"grain_core": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0}
+    facts[3]["grain_core"] = 2.66 * turned
+    for residual, kept in ((matching.BLENDED_RESIDUAL - 0.01, [0, 2, 3]), (matching.BLENDED_RESIDUAL + 0.01, [0, 3])):
+        facts[2]["residual"] = math.log(residual)
+        assert matching.beside_best(range(5), copies, facts) == kept
+    copies[3] = copy("dense", 30, 100)
     # One on the grid of JPEG blocks is identical for having been rounded alike: the others are measured by themselves.
     copies[0] = dataclasses.replace(copies[0], affine=np.array([[1.0, 0, 48], [0, 1, 24]]))
     assert matching.on_grid(copies[0])
@@ -315,6 +327,22 @@ def test_all_copies_are_found_in_a_jpeg_where_one_lies_on_the_grid_of_blocks():
     assert f1(instance.mask, truth) > 0.9
 
 
+@pytest.mark.parametrize("feather", [0, 2, 4])
+def test_the_feathered_edge_of_an_identical_copy_belongs_to_it(feather):
+    image = camera()
+    truth = np.zeros(image.shape[:2], bool)
+    truth[100:160, 200:260] = True
+    depth = cv2.distanceTransform(truth.astype(np.uint8), cv2.DIST_L2, 5)[100:160, 200:260]
+    alpha = np.clip(depth / (feather + 1), 0, 1)[..., None]
+    there = np.s_[380:440, 31:91]
+    image[there] = np.rint(alpha * image[100:160, 200:260] + (1 - alpha) * image[there])
+    truth[there] = True
+    (found,) = exact.find_exact(image)
+    source = Region(found.x, found.y, found.mask)
+    mask = source.full(truth.shape) | matching.warp_region(source, found.affine, truth.shape).full(truth.shape)
+    assert f1(mask, truth) > 0.98
+
+
 def test_copies_side_by_side_are_one_instance():
     image = camera()
     block = image[100:180, 180:240].copy()  # the photographer's head
@@ -335,7 +363,8 @@ def test_what_shares_a_region_with_a_copy_on_the_grid_measures_the_others():
         return Copy("dense", np.array([[1.0, 0, shift], [0, 1, 0]]), 9, 1.0, 0.9, *regions)
 
     copies = [copy(0, 80), copy(50, 43), copy(0, 101)]  # on the grid; another content; the first one's content again
-    facts = [{"grain_core": g, "fine_margin": m} for g, m in ((2.5, 0.7), (1.3, 0.2), (0.7, 0.4))]
+    measures = (("grain_core", "fine_margin", "residual"), ((2.5, 0.7, 0), (1.3, 0.2, 0), (0.7, 0.4, 0)))
+    facts = [dict(zip(measures[0], values, strict=True)) for values in measures[1]]
     assert matching.on_grid(copies[0])
     assert matching.beside_best(range(3), copies, facts) == [0, 2]
     assert matching.beside_best([1, 2], copies, facts) == [1]  # without it the other content is best
