@@ -343,6 +343,20 @@ def test_the_feathered_edge_of_an_identical_copy_belongs_to_it(feather):
     assert f1(mask, truth) > 0.98
 
 
+def test_an_identical_copy_in_an_enlarged_picture_holds_though_neighbours_are_equal():
+    image = np.kron(camera()[:300, :300], np.ones((2, 2, 1), np.uint8))
+    image[500:560, 41:121] = image[200:260, 300:380]
+    values = exact._pixel_codes(image)
+    ys, xs = np.mgrid[200:260, 300:380].reshape(2, -1)
+    assert exact._self_equal(values, ys, xs) > exact.MAX_SELF_EQUAL_ON_GRID
+    (found,) = exact.find_exact(image)
+    assert 0.9 < found.mask.sum() / (60 * 80) < 1.1
+    # The flat sky equals itself everywhere, and nothing of it is a copy.
+    image[500:560, 41:121] = 200
+    image[20:80, 41:121] = 200
+    assert exact.find_exact(image) == []
+
+
 def test_copies_side_by_side_are_one_instance():
     image = camera()
     block = image[100:180, 180:240].copy()  # the photographer's head
