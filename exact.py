@@ -345,10 +345,15 @@ def _components(
         votes = int((textured[mask] > 0).sum())
         if mask.sum() < MIN_AREA or votes < MIN_AREA:
             continue
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        found.append(ExactCopy(_affine(key), votes, corner[1] + int(columns[0]), corner[0] + int(rows[0]), mask))
+        found.append(_copy(_affine(key), votes, mask, corner))
     return found
+
+
+def _copy(affine: np.ndarray, blocks: int, mask: np.ndarray, corner: tuple[int, int]) -> ExactCopy:
+    """Copy of a mask (h, w) whose left upper pixel is `corner` (y, x) of the picture, cut to its box."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return ExactCopy(affine, blocks, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)
 
 
 def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
@@ -383,7 +388,7 @@ def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
             fits[feather] = float(np.abs(off).max())
     if not fits:
         return copy
-    return ExactCopy(copy.affine, copy.blocks, x0, y0, (depth <= min(fits, key=fits.get)) & inside)
+    return _copy(copy.affine, copy.blocks, (depth <= min(fits, key=fits.get)) & inside, (y0, x0))
 
 
 def _affine(key: tuple[int, int, int]) -> np.ndarray:

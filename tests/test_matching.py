@@ -256,7 +256,6 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
 
 
 def test_other_copies_need_their_share_of_the_best_copys_grain():
-
     def copy(kind, degrees, place=0):
         linear = cv2.getRotationMatrix2D((5, 5), degrees, 1.0)
         linear[:, 2] += (43.0, 21.0)
@@ -341,6 +340,7 @@ def test_the_feathered_edge_of_an_identical_copy_belongs_to_it(feather):
     source = Region(found.x, found.y, found.mask)
     mask = source.full(truth.shape) | matching.warp_region(source, found.affine, truth.shape).full(truth.shape)
     assert f1(mask, truth) > 0.98
+    assert found.mask[0].any() and found.mask[-1].any() and found.mask[:, 0].any() and found.mask[:, -1].any()
 
 
 def test_an_identical_copy_in_an_enlarged_picture_holds_though_neighbours_are_equal():
@@ -377,8 +377,8 @@ def test_what_shares_a_region_with_a_copy_on_the_grid_measures_the_others():
         return Copy("dense", np.array([[1.0, 0, shift], [0, 1, 0]]), 9, 1.0, 0.9, *regions)
 
     copies = [copy(0, 80), copy(50, 43), copy(0, 101)]  # on the grid; another content; the first one's content again
-    measures = (("grain_core", "fine_margin", "residual"), ((2.5, 0.7, 0), (1.3, 0.2, 0), (0.7, 0.4, 0)))
-    facts = [dict(zip(measures[0], values, strict=True)) for values in measures[1]]
+    shares = ((2.5, 0.7), (1.3, 0.2), (0.7, 0.4))
+    facts = [{"grain_core": grain, "fine_margin": margin, "residual": 0.0} for grain, margin in shares]
     assert matching.on_grid(copies[0])
     assert matching.beside_best(range(3), copies, facts) == [0, 2]
     assert matching.beside_best([1, 2], copies, facts) == [1]  # without it the other content is best
