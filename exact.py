@@ -22,9 +22,6 @@ MAX_SELF_EQUAL = 0.55  # share of pixels equal to a neighbour of theirs above wh
 MAX_SELF_EQUAL_ON_GRID = (
     0.25  # the same for maps that take JPEG blocks onto blocks: few values make a block, so they recur
 )
-MAX_SELF_EQUAL_COVERED = 0.75  # the same for maps whose textured blocks cover more of the region than the next share
-MIN_COVERED = 0.85  # share of a region's pixels
-MIN_NOT_SELF_EQUAL = 250  # pixels of such a region that differ from their neighbours
 NEIGHBOURS = ((0, 1), (1, 0), (0, 8), (8, 0), (8, 8), (8, -8))  # 8: the grid of JPEG blocks
 MAX_FEATHER = 8  # widest blended edge that is recognised, in pixels
 MIN_STEP = 5.0  # grey levels by which the surroundings must differ for an edge to be seen at all
@@ -66,7 +63,7 @@ def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
         if _self_equal(values, corner[:, 0], corner[:, 1]) > MAX_SELF_EQUAL:  # before the costlier tracing
             continue
         copies = _trace(values, key, sources)
-        found.extend(part for part in copies if _unlike_itself(values, part))
+        found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
     return sorted((_feathered(image, copy) for copy in found), key=lambda copy: -copy.blocks)
 
 
@@ -84,17 +81,8 @@ def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
     return bool((np.abs((moved + 4) % 8 - 4) < 1 / 3).all(axis=1).any())
 
 
-def _unlike_itself(values: np.ndarray, copy: ExactCopy) -> bool:
-    """Whether a region equals its copy for more than being smooth: it doesn't equal itself when it is moved a little.
-
-    A region that does in part (resampled without interpolation, compressed) holds all the same where textured blocks
-    cover it nearly everywhere; what recurs by chance in smooth areas has few of them in much that is flat.
-    """
-    share = _self_equal(values, *_pixels(copy))
-    area = copy.mask.sum()
-    if copy.blocks > MIN_COVERED * area and (1 - share) * area >= MIN_NOT_SELF_EQUAL:
-        return share < MAX_SELF_EQUAL_COVERED
-    return share < (MAX_SELF_EQUAL_ON_GRID if on_grid(copy.affine, np.zeros(2)) else MAX_SELF_EQUAL)
+def _most_self_equal(copy: ExactCopy) -> float:
+    return MAX_SELF_EQUAL_ON_GRID if on_grid(copy.affine, np.zeros(2)) else MAX_SELF_EQUAL
 
 
 def _coefficients() -> np.ndarray:
