@@ -4,6 +4,7 @@
     python benchmark.py matching-speed --picture FILE
     python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
     python benchmark.py speed --data DIR                               cascade, losses, tuning, picture cache
+    python benchmark.py step-speed --backbone NAME --batch-sizes 8 32  training steps and embedding on this device
     python benchmark.py study --train DIR --dev DIR --out DIR          variants of the learned path, with seeds
     python benchmark.py faults --kinds files bombs training            hostile files, kills, load; about an hour for all
 
@@ -33,6 +34,7 @@ from config import (
     MatchingSettings,
     MatchingSpeedSettings,
     SpeedSettings,
+    StepSpeedSettings,
     StudySettings,
 )
 from distributed import follow_parent
@@ -51,6 +53,7 @@ Commands = (
     | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
     | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
     | Annotated[SpeedSettings, tyro.conf.subcommand("speed")]
+    | Annotated[StepSpeedSettings, tyro.conf.subcommand("step-speed")]
     | Annotated[StudySettings, tyro.conf.subcommand("study")]
     | Annotated[FaultsSettings, tyro.conf.subcommand("faults")]
 )
@@ -61,6 +64,7 @@ def main(
     | MatchingSpeedSettings
     | CalibrateSettings
     | SpeedSettings
+    | StepSpeedSettings
     | StudySettings
     | FaultsSettings,
 ) -> int | None:
@@ -79,6 +83,10 @@ def main(
         from study import study
 
         return study(settings)
+    elif isinstance(settings, StepSpeedSettings):
+        from speed import step_speed
+
+        step_speed(settings)
     else:
         from speed import speed
 

@@ -296,6 +296,16 @@ class SpeedSettings:
     repeats: int = 5  # runs of each side, in turn; the median is shown
 
 
+@dataclass(frozen=True)
+class StepSpeedSettings:
+    """Time training steps and embedding on the GPU, or on the CPU where there is none; pictures are random."""
+
+    batch_sizes: tuple[int, ...] = (8, 32)  # pictures per step
+    repeats: int = 20  # steps that are timed, after three that aren't
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+
+
 StudyVariant = Literal[
     "method",
     "narrow",

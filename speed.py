@@ -12,7 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from config import ClusteringSettings, SpeedSettings
+import config
+from config import ClusteringSettings, InputError, SpeedSettings, StepSpeedSettings
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,65 @@ def speed(settings: SpeedSettings) -> None:
     print(f"{hardware()}; medians of {settings.repeats} runs in turn")
     for name, ours, theirs, note in rows:
         print(f"{name:46} {ours:9.4f} s  against {theirs:9.4f} s: {theirs / ours:6.1f} times faster; {note}")
+
+
+def step_speed(settings: StepSpeedSettings) -> None:
+    """Print milliseconds, pictures per second and, on a GPU, peak memory of training and embedding per batch size."""
+    import torch
+
+    from losses import ForgeryLoss
+    from model import ForgeryModel, amp_dtype, autocast
+
+    if min(settings.batch_sizes, default=0) < 1 or settings.repeats < 1:
+        raise InputError("--batch-sizes and --repeats must be at least 1 each")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    model = ForgeryModel(settings.model).to(device)
+    criterion = ForgeryLoss(**asdict(settings.loss))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(settings.model, device) == torch.float16)
+    mixed = autocast(settings.model, device)
+    size, grid = settings.model.image_size, settings.model.grid_size
+
+    def train_step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        with mixed:
+            embeddings = model(pixels)
+        scaler.scale(criterion(embeddings, labels, 2)[0]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    def embed(pixels: torch.Tensor, _: torch.Tensor) -> None:
+        with torch.no_grad(), mixed:
+            model(pixels)
+
+    print(f"{torch.cuda.get_device_name() + ', ' if on_gpu else ''}{hardware()}; {config.to_dict(settings.model)}")
+    for batch in settings.batch_sizes:
+        pixels = torch.randn(batch, 3, size, size, device=device)
+        labels = torch.zeros(batch, grid, grid, dtype=torch.int64, device=device)
+        labels[:, : grid // 4, : grid // 4] = labels[:, -(grid // 4) :, -(grid // 4) :] = 1
+        for name, step in (("training", train_step), ("embedding", embed)):
+            model.train(step is train_step)
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            seconds = _steps_seconds(partial(step, pixels, labels), settings.repeats, on_gpu)
+            line = f"{name:9} batch {batch:3}: {1000 * seconds:8.1f} ms, {batch / seconds:7.1f} pictures/s"
+            print(f"{line}, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB" if on_gpu else line, flush=True)
+
+
+def _steps_seconds(step: Callable[[], None], repeats: int, on_gpu: bool) -> float:
+    """Mean seconds of a step after three others; a GPU is waited for before and after all of them, not between."""
+    import torch
+
+    wait = torch.cuda.synchronize if on_gpu else (lambda: None)
+    for _ in range(3):
+        step()
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    wait()
+    return (time.perf_counter() - start) / repeats
 
 
 def hardware() -> str:
