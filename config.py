@@ -126,7 +126,7 @@ class ModelSettings:
     embedding_size: int = 512  # length of the unit vector of each cell
     unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU
-    compile: bool = False  # torch.compile of backbone and head; was slower on an H100, see the README
+    compile: bool = False  # torch.compile of the backbone's blocks; a minute at the start
 
     @property
     def grid_size(self) -> int:

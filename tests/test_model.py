@@ -210,9 +210,15 @@ def test_the_shipped_model_is_the_checkpoint_in_half_precision(backbone, tmp_pat
         m.ship(tmp_path / "other.pt", tmp_path / "tuned.json", "a note")
 
 
-def test_compiled_model_has_the_same_keys(backbone):
-    plain = m.ForgeryModel(settings(backbone)).state_dict().keys()
-    assert m.ForgeryModel(settings(backbone, compile=True)).state_dict().keys() == plain
+def test_blocks_are_compiled_one_by_one_and_keep_their_keys(backbone, monkeypatch):
+    compiled = []
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part: (compiled.append(part), compile_module(part)))
+    plain = m.ForgeryModel(settings(backbone))
+    assert not compiled
+    model = m.ForgeryModel(settings(backbone, compile=True))
+    assert compiled == list(model.backbone.encoder.layer)
+    assert model.state_dict().keys() == plain.state_dict().keys()
 
 
 def checkpoint(backbone, path, **change):
