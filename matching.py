@@ -32,7 +32,10 @@ BESIDE = 0.7  # share of the best copy's grain and margin that another copy in t
 BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
 BESIDE_TURNED = 0.3  # the same for a copy that was turned or resized
 BESIDE_RESIDUAL = 1.2  # log of how many times as much as the best copy another one may differ from its source
-BLENDED_RESIDUAL = 0.8  # grey levels that a blended copy of a bit-identical one may differ by (`Evidence.residual`)
+ALTERED_RESIDUAL = (
+    1.0,
+    2.0,
+)  # grey levels by which an altered copy may differ beside bit-identical ones: upright, turned
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
 MAX_WIDENED = 1000  # candidates that are also looked at on large discs
@@ -233,9 +236,10 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
 
     After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
     leads less at its place, or differs much more, merely repeats (windows, roof tiles, goods on a shelf). A copy that
-    was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies only one
-    of their content may, that was turned, or blended into its place and hardly differs otherwise. A copy that lies on
-    the grid of JPEG blocks as its source does was rounded like it, and tells nothing of the others.
+    was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies nothing was
+    done to the picture since: only one may that hardly differs otherwise (blended, recoloured), or one of their content
+    that was turned. A copy that lies on the grid of JPEG blocks as its source does was rounded like it, and tells
+    nothing of the others.
     """
     measures = [k for k in kept if not on_grid(copies[k])]
     if not measures:
@@ -251,7 +255,7 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
         if copies[best].kind == "exact":
             known = any(_same_content(copy, other) for other in exact_ones)
             differs = math.exp(seen["residual"] + seen["noise"])
-            may_differ = known and (not _upright(copy) or differs < BLENDED_RESIDUAL)
+            may_differ = differs < ALTERED_RESIDUAL[not _upright(copy)] or (known and not _upright(copy))
             return seen["grain_core"] >= (BESIDE_TURNED if may_differ else BESIDE) * IDENTICAL_GRAIN
         least = BESIDE_SAME if _same_content(copy, copies[best]) else BESIDE
         if not _upright(copy):

@@ -277,18 +277,24 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3]
     facts[2] = {"grain_core": matching.BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
     assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]
-    # Beside a bit-identical copy (grain 2.65) a turned one of another content needs as much as an upright one.
-    copies[0], facts[0], facts[3] = copy("exact", 0), {}, {"grain_core": 2.64 * upright, "fine_margin": 0.3} | alike
+    # Beside a bit-identical copy (grain 2.65) what differs much needs as much grain as an upright copy, of any content.
+    copies[0], facts[0] = copy("exact", 0), {}
+    for k in (1, 2, 3, 4):
+        facts[k] = {"grain_core": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0, "residual": 5.0}
+    facts[3]["grain_core"] = 2.64 * upright
+    copies[2] = copy("dense", 0)
     assert matching.beside_best(range(5), copies, facts) == [0]
     facts[3]["grain_core"] = 2.66 * upright
     assert matching.beside_best(range(5), copies, facts) == [0, 3]
-    # Of the identical content it may share less, when it was turned, or blended in and hardly differs otherwise.
-    copies[3] = copy("dense", 30)
-    copies[2], facts[2] = copy("dense", 0), {"grain_core": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0}
-    facts[3]["grain_core"] = 2.66 * turned
-    for residual, kept in ((matching.BLENDED_RESIDUAL - 0.01, [0, 2, 3]), (matching.BLENDED_RESIDUAL + 0.01, [0, 3])):
-        facts[2]["residual"] = math.log(residual)
-        assert matching.beside_best(range(5), copies, facts) == kept
+    # It may share less where it was turned and is of the identical content, or hardly differs otherwise.
+    copies[3], facts[3]["grain_core"] = copy("dense", 30), 2.66 * turned
+    copies[4] = copy("dense", 30, 100)
+    for k, most in ((1, matching.ALTERED_RESIDUAL[0]), (4, matching.ALTERED_RESIDUAL[1])):  # upright, turned
+        for residual, kept in ((most - 0.01, sorted([0, k, 3])), (most + 0.01, [0, 3])):
+            facts[k]["residual"] = math.log(residual)
+            assert matching.beside_best(range(5), copies, facts) == kept
+    for k in (1, 2, 3, 4):
+        facts[k] = {"grain_core": 1.0, "fine_margin": 0.3, "noise": 0.0, "residual": 0.0}
     copies[3] = copy("dense", 30, 100)
     # One on the grid of JPEG blocks is identical for having been rounded alike: the others are measured by themselves.
     copies[0] = dataclasses.replace(copies[0], affine=np.array([[1.0, 0, 48], [0, 1, 24]]))
