@@ -236,8 +236,8 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
 
     After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
     leads less at its place, or differs much more, merely repeats (windows, roof tiles, goods on a shelf). A copy that
-    was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies nothing
-    was done to the picture since: only one may that hardly differs otherwise (blended, recoloured), or one of their content
+    was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies
+    nothing was done since: only one may that hardly differs otherwise (blended, recoloured), or one of their content
     that was turned. A copy that lies on the grid of JPEG blocks as its source does was rounded like it, and tells
     nothing of the others.
     """
