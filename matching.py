@@ -32,10 +32,8 @@ BESIDE = 0.7  # share of the best copy's grain and margin that another copy in t
 BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
 BESIDE_TURNED = 0.3  # the same for a copy that was turned or resized
 BESIDE_RESIDUAL = 1.2  # log of how many times as much as the best copy another one may differ from its source
-ALTERED_RESIDUAL = (
-    1.0,
-    2.0,
-)  # grey levels by which an altered copy may differ beside bit-identical ones: upright, turned
+# Grey levels by which an altered copy, upright or turned, may differ from its source beside bit-identical ones.
+ALTERED_RESIDUAL = (1.0, 2.0)
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
 MAX_WIDENED = 1000  # candidates that are also looked at on large discs
