@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import numba
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
@@ -16,6 +17,9 @@ from scipy.spatial import cKDTree
 RINGS = 8  # of a polar patch
 ANGLES = 32  # samples on each ring
 HARMONICS = 8  # of the angle, kept in a descriptor
+PAIRS = HARMONICS * (2 * RINGS - 3)  # products of harmonics of two rings, one or two apart
+# What mirroring a patch does to its descriptor: the products' imaginary parts, its last numbers, change their sign.
+MIRROR = np.repeat(np.array([1, -1], np.float32), [RINGS + HARMONICS * RINGS + PAIRS, PAIRS])
 AROUND = 4.0  # surroundings that an extremum is compared with, standard deviation in pixels
 SIFT_PIXELS = 3e6  # larger pictures are shrunk to this many pixels for their keypoints
 EXACT_SEARCH = 4000  # up to this many vectors neighbours are searched by one matrix product
@@ -102,14 +106,30 @@ def neighbours(queries: np.ndarray, base: np.ndarray, k: int, probes: int = 6) -
 
 
 def _nearest(queries: np.ndarray, base: np.ndarray, names: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    similarity = queries @ base.T
-    if k < len(base):
-        top = np.argpartition(similarity, len(base) - k, axis=1)[:, len(base) - k :]
-        similarity = np.take_along_axis(similarity, top, axis=1)
-    else:
-        top = np.broadcast_to(np.arange(k), similarity.shape)
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    return 2 - 2 * np.take_along_axis(similarity, order, axis=1), names[np.take_along_axis(top, order, axis=1)]
+    similarity, index = _largest(queries @ base.T, k)
+    return 2 - 2 * similarity, names[index]
+
+
+@numba.njit(cache=True)
+def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest of each row (n, m) float32, descending, and their columns; k is small and at most m."""
+    n, m = values.shape
+    best = np.full((n, k), -np.inf, np.float32)
+    columns = np.zeros((n, k), np.int64)
+    for i in range(n):
+        least = best[i, k - 1]
+        for j in range(m):
+            value = values[i, j]
+            if value > least:
+                place = k - 1
+                while place > 0 and best[i, place - 1] < value:
+                    best[i, place] = best[i, place - 1]
+                    columns[i, place] = columns[i, place - 1]
+                    place -= 1
+                best[i, place] = value
+                columns[i, place] = j
+                least = best[i, k - 1]
+    return best, columns
 
 
 # Keypoints ------------------------------------------------------------------------------------------------------
@@ -130,9 +150,9 @@ def keypoint_candidates(
     if len(points) < 4:
         return empty(), empty()
     singles = []
-    for mirrored in (False, True):
-        queries = _mirror_sift(features) if mirrored else features
-        i, j, likeness = _match(points, queries, features, ratio, min_distance)
+    squared, indices = neighbours(np.concatenate([features, _mirror_sift(features)]), features, 8)
+    for mirrored, part in ((False, np.s_[: len(points)]), (True, np.s_[len(points) :])):
+        i, j, likeness = _match(points, squared[part], indices[part], ratio, min_distance)
         if len(i):
             singles.append(_single_maps(points, frames, i, j, likeness, mirrored))
     matches = concatenate(singles)
@@ -164,10 +184,9 @@ def _mirror_sift(features: np.ndarray) -> np.ndarray:
 
 
 def _match(
-    points: np.ndarray, queries: np.ndarray, features: np.ndarray, ratio: float, min_distance: float
+    points: np.ndarray, squared: np.ndarray, indices: np.ndarray, ratio: float, min_distance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matches by the generalised nearest-neighbour test (g2NN): every neighbour before the first clear gap counts."""
-    squared, indices = neighbours(queries, features, 8)
     distances = np.sqrt(np.maximum(squared, 0))
     apart = np.linalg.norm(points[indices] - points[:, None], axis=2) >= min_distance
     apart &= indices >= 0
@@ -291,43 +310,75 @@ def polar_patches(band: np.ndarray, points: np.ndarray, radii: np.ndarray) -> np
     return out
 
 
-def ring_descriptors(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rotation-invariant unit vectors of polar patches, those of their mirror images, and the patches' spectra.
+def ring_descriptors(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation-invariant unit vectors (n, d) float32 of polar patches, and the patches' spectra.
 
     With F_r(k) the angular spectrum of ring r, a rotation by t multiplies F_r(k) by exp(-ikt): the products
     F_r(k) conj(F_s(k)) of two rings keep how the rings lie to each other and lose the rotation. A mirrored patch
-    has the conjugate products.
+    has the conjugate products: its vector is that of the patch times `MIRROR`.
     """
     weight = np.sqrt((np.arange(RINGS) + 0.7) / RINGS).astype(np.float32)[:, None]
     patches = patches - patches.mean(axis=(1, 2), keepdims=True)
-    patches = patches * weight
+    patches *= weight
     patches /= np.maximum(np.linalg.norm(patches, axis=(1, 2), keepdims=True), 1e-6)
-    spectra = np.fft.rfft(patches, axis=2)[:, :, : HARMONICS + 1].astype(np.complex64)
-    mean = spectra[:, :, 0].real / np.sqrt(ANGLES)
-    products = []
-    for step in (1, 2):
-        p = spectra[:, :-step, 1:] * spectra[:, step:, 1:].conj()
-        products.append((p / np.sqrt(np.abs(p) + 1e-6)).reshape(len(patches), -1))
-    product = np.concatenate(products, axis=1) / np.sqrt(ANGLES)
-    magnitude = np.abs(spectra[:, :, 1:]).reshape(len(patches), -1) / np.sqrt(ANGLES)
-    plain = np.concatenate([mean, magnitude, product.real, product.imag], axis=1)
-    mirror = np.concatenate([mean, magnitude, product.real, -product.imag], axis=1)
-    norm = np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-6)
-    return (plain / norm).astype(np.float32), (mirror / norm).astype(np.float32), spectra
+    turns = np.exp(-2j * np.pi / ANGLES * np.outer(np.arange(ANGLES), np.arange(HARMONICS + 1)))
+    # So few harmonics are faster as a matrix product than as an FFT.
+    spectra = patches.reshape(-1, ANGLES) @ np.ascontiguousarray(turns.astype(np.complex64)).view(np.float32)
+    spectra = spectra.view(np.complex64).reshape(len(patches), RINGS, HARMONICS + 1)
+    return _ring_products(spectra), spectra
 
 
-def _rotations(a: np.ndarray, b: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Angle (radians) that turns polar patch a (its mirror image if so) onto b, and their correlation, from spectra."""
-    product = (b * (a if mirrored else a.conj())).sum(axis=1)
-    scores = np.fft.irfft(product, n=2 * ANGLES, axis=1) * 2 * ANGLES
+@numba.njit(cache=True, fastmath=True)
+def _ring_products(spectra: np.ndarray) -> np.ndarray:
+    """Unit vectors of spectra (n, RINGS, HARMONICS + 1): means, magnitudes, real and imaginary parts of products."""
+    out = np.empty((len(spectra), RINGS + HARMONICS * RINGS + 2 * PAIRS), np.float32)
+    real = RINGS + HARMONICS * RINGS
+    for i in range(len(spectra)):
+        place = 0
+        for r in range(RINGS):
+            out[i, r] = spectra[i, r, 0].real
+            for k in range(1, HARMONICS + 1):
+                out[i, RINGS + HARMONICS * r + k - 1] = abs(spectra[i, r, k])
+        for step in (1, 2):
+            for r in range(RINGS - step):
+                for k in range(1, HARMONICS + 1):
+                    product = spectra[i, r, k] * spectra[i, r + step, k].conjugate()
+                    product /= np.sqrt(abs(product) + np.float32(1e-6))
+                    out[i, real + place] = product.real
+                    out[i, real + PAIRS + place] = product.imag
+                    place += 1
+        power = np.float32(0)
+        for d in range(out.shape[1]):
+            power += out[i, d] * out[i, d]
+        scale = np.float32(1) / max(np.sqrt(power), np.float32(1e-6))
+        for d in range(out.shape[1]):
+            out[i, d] *= scale
+    return out
+
+
+def _rotations(spectra: np.ndarray, i: np.ndarray, j: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Angle (radians) that turns polar patch i (its mirror image if so) onto patch j, and their correlation."""
+    # The correlation at every angle is a sum of few harmonics, of which all but the first come twice.
+    angles = np.arange(2 * ANGLES) * (np.pi / ANGLES)
+    weights = np.where(np.arange(HARMONICS + 1) > 0, 2.0, 1.0)
+    turns = weights[:, None] * np.exp(-1j * np.outer(np.arange(HARMONICS + 1), angles))
+    turns = np.stack([turns.real, turns.imag], axis=1).reshape(-1, 2 * ANGLES).astype(np.float32)
+    scores = _products(spectra, i, j, mirrored).view(np.float32) @ turns
     best = scores.argmax(axis=1)
-    power = np.sqrt(_power(a) * _power(b))
-    return best * (np.pi / ANGLES), scores[np.arange(len(best)), best] / np.maximum(power, 1e-9)
+    power = (np.abs(spectra) ** 2).sum(axis=1) @ weights
+    return angles[best], scores[np.arange(len(best)), best] / np.maximum(np.sqrt(power[i] * power[j]), 1e-9)
 
 
-def _power(spectra: np.ndarray) -> np.ndarray:
-    squared = np.abs(spectra) ** 2
-    return squared[:, :, 0].sum(axis=1) + 2 * squared[:, :, 1:].sum(axis=(1, 2))
+@numba.njit(cache=True, fastmath=True)
+def _products(spectra: np.ndarray, i: np.ndarray, j: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Sums over the rings (n, HARMONICS + 1) of spectrum j times spectrum i, which is conjugate unless mirrored."""
+    out = np.zeros((len(i), spectra.shape[2]), np.complex64)
+    for m in range(len(i)):
+        for r in range(spectra.shape[1]):
+            for k in range(spectra.shape[2]):
+                a = spectra[i[m], r, k]
+                out[m, k] += spectra[j[m], r, k] * (a if mirrored else a.conjugate())
+    return out
 
 
 def polar_candidates(
@@ -343,16 +394,17 @@ def polar_candidates(
     """
     if len(points) < 2:
         return empty()
-    plain, mirror, spectra = ring_descriptors(polar_patches(band, points, radii))
-    if plain.shape[1] > 64 and len(points) > 256:
+    plain, spectra = ring_descriptors(polar_patches(band, points, radii))
+    mean, axes = np.zeros(plain.shape[1], np.float32), np.eye(plain.shape[1], dtype=np.float32)
+    if len(points) > 256:
         sample = plain[np.random.default_rng(0).choice(len(plain), min(len(plain), 4000), replace=False)]
         mean = sample.mean(axis=0)
-        _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))
-        plain, mirror = ((v - mean) @ axes[:, -64:] for v in (plain, mirror))
-        plain, mirror = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6) for v in (plain, mirror))
+        axes = np.linalg.eigh((sample - mean).T @ (sample - mean))[1][:, -64:]
+    queries = np.concatenate([plain @ axes, plain @ (MIRROR[:, None] * axes)]) - mean @ axes
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-6)
     found = []
-    for mirrored, queries in ((False, plain), (True, mirror)):
-        _, indices = neighbours(queries, plain, per_point + 4)
+    _, both = neighbours(queries, queries[: len(points)], per_point + 4)
+    for mirrored, indices in ((False, both[: len(points)]), (True, both[len(points) :])):
         i = np.repeat(np.arange(len(points)), indices.shape[1])
         j = indices.ravel()
         apart = (j >= 0) & (np.linalg.norm(points[i] - points[j], axis=1) >= np.maximum(min_distance, 0.7 * radii[i]))
@@ -363,7 +415,7 @@ def polar_candidates(
         # Each pair once: the other direction gives the inverse map.
         _, once = np.unique(np.minimum(i, j) * len(points) + np.maximum(i, j), return_index=True)
         i, j = i[once], j[once]
-        angle, correlation = _rotations(spectra[i], spectra[j], mirrored)
+        angle, correlation = _rotations(spectra, i, j, mirrored)
         good = correlation > least
         i, j, angle, correlation = i[good], j[good], angle[good], correlation[good]
         affines = similarity_maps(points[i], points[j], radii[j] / radii[i], angle, mirrored)
