@@ -19,10 +19,14 @@ MIN_BLOCKS = 10  # votes that a map needs
 MAX_MAPS = 64  # most maps looked at, the strongest first
 MIN_AREA = 90  # pixels that a copy needs, after the region was traced
 MAX_SELF_EQUAL = 0.55  # share of pixels equal to a neighbour of theirs above which a region is a compressed flat area
+MAX_SELF_EQUAL_SOLID = 0.65  # the same where identical blocks lie side by side: there are few such in a flat area
 MAX_SELF_EQUAL_ON_GRID = (
     0.25  # the same for maps that take JPEG blocks onto blocks: few values make a block, so they recur
 )
+# Density of identical blocks in a region: under the first they lie there by chance, from the second side by side.
+MIN_DENSITY, SOLID = 0.05, 0.3
 NEIGHBOURS = ((0, 1), (1, 0), (0, 8), (8, 0), (8, 8), (8, -8))  # 8: the grid of JPEG blocks
+MAX_GAP = 3  # pixels between a place and its mirror image up to which a thing is symmetrical and no copy
 MAX_FEATHER = 8  # widest blended edge that is recognised, in pixels
 MIN_STEP = 5.0  # grey levels by which the surroundings must differ for an edge to be seen at all
 FLAT_REACH = 9  # flat equal pixels count as copied this near to textured ones, in pixels
@@ -44,7 +48,8 @@ class ExactCopy:
     """One map and the pixels that are equal under it."""
 
     affine: np.ndarray  # (2, 3) float64, source pixel (x, y, 1) -> copy pixel (x, y)
-    blocks: int  # votes
+    blocks: int  # pixels that identical blocks cover
+    density: float  # identical blocks per pixel of the region
     x: int  # left edge of the source's box
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool: the source's pixels in that box, with those of a feathered edge
@@ -60,7 +65,7 @@ def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
     found = []
     for key, sources in votes:
         corner = sources + BLOCK // 2
-        if _self_equal(values, corner[:, 0], corner[:, 1]) > MAX_SELF_EQUAL:  # before the costlier tracing
+        if _self_equal(values, corner[:, 0], corner[:, 1]) > MAX_SELF_EQUAL_SOLID:  # before the costlier tracing
             continue
         copies = _trace(values, key, sources)
         found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
@@ -82,7 +87,9 @@ def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
 
 
 def _most_self_equal(copy: ExactCopy) -> float:
-    return MAX_SELF_EQUAL_ON_GRID if on_grid(copy.affine, np.zeros(2)) else MAX_SELF_EQUAL
+    if on_grid(copy.affine, np.zeros(2)):
+        return MAX_SELF_EQUAL_ON_GRID
+    return MAX_SELF_EQUAL_SOLID if copy.density > SOLID else MAX_SELF_EQUAL
 
 
 def _coefficients() -> np.ndarray:
@@ -276,6 +283,13 @@ def _trace(values: np.ndarray, key: tuple[int, int, int], sources: np.ndarray) -
     variant, dy, dx = key
     height, width = values.shape
     matrix = _VARIANTS[variant]
+    away = np.zeros(2)
+    if both_ways := _is_its_own_inverse(key):  # one of each pair of blocks has voted, now on this side, now on that
+        copies = (2 * sources + BLOCK - 1) @ matrix.T + np.array([dy, dx])
+        sources = np.concatenate([sources, (copies - BLOCK + 1) // 2])
+        half = len(sources) // 2
+        moved = (sources[half:] - sources[:half]).astype(float)
+        away = np.linalg.eigh(moved.T @ moved)[1][:, 1]  # from the source to the copy, as most blocks move
     reach = 2 * FLAT_REACH
     y0, x0 = np.maximum(sources.min(axis=0) - reach, 0)
     y1, x1 = np.minimum(sources.max(axis=0) + BLOCK + reach, (height, width))
@@ -294,11 +308,33 @@ def _trace(values: np.ndarray, key: tuple[int, int, int], sources: np.ndarray) -
     )
     near = near[reach:-reach, reach:-reach]
     # A lone equal pixel is chance; what a 3 x 3 square fits into is not.
-    region = cv2.morphologyEx(equal, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) & (
-        near | _not_flat(values[y0:y1, x0:x1])
-    )
+    rough = _not_flat(values[y0:y1, x0:x1])
+    region = cv2.morphologyEx(equal, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) & (near | rough)
     region |= textured & equal
-    return _components(region, textured, key, (int(y0), int(x0)))
+    # In the dark, where there are few grey levels, squares are equal by chance too.
+    count, labels = cv2.connectedComponents(region, connectivity=4)
+    region &= near | (np.bincount(labels.ravel(), textured.ravel(), count) > 0)[labels]
+    symmetrical = np.zeros(ys.shape, bool)
+    if both_ways:
+        region &= away[0] * (ty - ys) + away[1] * (tx - xs) > 0
+        # A gutter between two panels is symmetrical anyhow.
+        here = (textured > 0) & (cv2.erode(rough, np.ones((3, 3), np.uint8)) > 0)
+        symmetrical = here & (np.maximum(abs(ty - ys), abs(tx - xs)) <= MAX_GAP)
+    found = []
+    for mask in _parts(region):
+        cover = int((textured[mask] > 0).sum())
+        if mask.sum() < MIN_AREA or cover < MIN_AREA or (symmetrical & mask).any():
+            continue
+        density = float(blocks[mask].sum() / mask.sum())
+        if density > MIN_DENSITY:
+            found.append(_copy(_affine(key), cover, density, mask, (int(y0), int(x0))))
+    return found
+
+
+def _is_its_own_inverse(key: tuple[int, int, int]) -> bool:
+    """Whether a map is a reflection or a half turn, so that it also takes the copy back to its source."""
+    linear, shift = _VARIANTS[key[0]], np.array(key[1:])
+    return bool((linear @ linear == np.eye(2)).all() and (linear @ shift + shift == 0).all())
 
 
 def _not_flat(values: np.ndarray) -> np.ndarray:
@@ -321,27 +357,18 @@ def _pixels(copy: ExactCopy) -> tuple[np.ndarray, np.ndarray]:
     return ys + copy.y, xs + copy.x
 
 
-def _components(
-    region: np.ndarray, textured: np.ndarray, key: tuple[int, int, int], corner: tuple[int, int]
-) -> list[ExactCopy]:
-    """One copy per map and neighbourhood: parts of a content are apart by flat areas, so near ones belong together."""
+def _parts(region: np.ndarray) -> list[np.ndarray]:
+    """Masks (h, w) bool of one copy per neighbourhood: a content's parts are apart by flat areas, so near ones join."""
     joined = cv2.dilate(region, np.ones((2 * FLAT_REACH + 1,) * 2, np.uint8))
     count, labels = cv2.connectedComponents(joined)
-    found = []
-    for label in range(1, count):
-        mask = (region > 0) & (labels == label)
-        votes = int((textured[mask] > 0).sum())
-        if mask.sum() < MIN_AREA or votes < MIN_AREA:
-            continue
-        found.append(_copy(_affine(key), votes, mask, corner))
-    return found
+    return [(region > 0) & (labels == label) for label in range(1, count)]
 
 
-def _copy(affine: np.ndarray, blocks: int, mask: np.ndarray, corner: tuple[int, int]) -> ExactCopy:
+def _copy(affine: np.ndarray, blocks: int, density: float, mask: np.ndarray, corner: tuple[int, int]) -> ExactCopy:
     """Copy of a mask (h, w) whose left upper pixel is `corner` (y, x) of the picture, cut to its box."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return ExactCopy(affine, blocks, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)
+    return ExactCopy(affine, blocks, density, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)
 
 
 def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
@@ -376,7 +403,7 @@ def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
             fits[feather] = float(np.abs(off).max())
     if not fits:
         return copy
-    return _copy(copy.affine, copy.blocks, (depth <= min(fits, key=fits.get)) & inside, (y0, x0))
+    return _copy(copy.affine, copy.blocks, copy.density, (depth <= min(fits, key=fits.get)) & inside, (y0, x0))
 
 
 def _affine(key: tuple[int, int, int]) -> np.ndarray:

@@ -455,3 +455,28 @@ def test_rotation_is_read_from_the_map():
     region = Region(0, 0, np.ones((2, 2), bool))
     assert Copy("exact", map, 1, 1.0, 1.0, region, region).rotation == pytest.approx(30)
     assert math.isclose(Copy("exact", map * 2, 1, 1.0, 1.0, region, region).scale, 2)
+
+
+@pytest.mark.parametrize("gap", [5, 12, 40])
+@pytest.mark.parametrize("flip", [np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=["mirrored", "half turn"])
+def test_an_exact_copy_beside_its_source_is_told_from_a_symmetrical_thing(flip, gap):
+    picture = np.random.default_rng(11).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    source = picture[60:100, 40:80].copy()
+    left = 80 + gap
+    picture[60:100, left : left + 40] = source[flip]
+    (found,) = exact.find_exact(picture)
+    assert (found.x, found.y, found.mask.shape, found.mask.sum()) == (40, 60, (40, 40), 1600)
+    picture[:, 80:] = np.random.default_rng(12).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    picture[60:100, 80:120] = source[flip]  # no gap: one thing, and its own mirror image
+    assert exact.find_exact(picture) == []
+
+
+def test_exact_copies_in_the_dark_where_there_are_few_grey_levels():
+    rng = np.random.default_rng(5)
+    levels = np.repeat(rng.integers(4, 8, (200, 150)), 2, axis=1).astype(np.uint8)  # half of the pixels equal the next
+    picture = np.repeat(levels[..., None], 3, axis=2)
+    assert exact.find_exact(picture) == []
+    picture[100:150, 200:260] = picture[20:70, 31:91]
+    (found,) = exact.find_exact(picture)
+    assert found.affine.tolist() == [[1, 0, 169], [0, 1, 80]]
+    assert found.mask.sum() == pytest.approx(50 * 60, rel=0.05)
