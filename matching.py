@@ -38,12 +38,15 @@ IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` wou
 MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
 MAX_WIDENED = 1000  # candidates that are also looked at on large discs
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
+NEAR_EXACT_LIKENESS = math.atanh(0.98)  # of copies that differ by shading and rounding only
+MAX_PLACES = 6  # maps under which one content may be identical but for rounding
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
     "fine": 1,
     "fine_core": 1,
     "grain": 1,
     "grain_core": 1,
+    "exactness": 1,
     "fine_margin": 1,
     "middle_margin": 1,
     "band": 0,
@@ -248,7 +251,7 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
 
     def fits(k: int) -> bool:
         copy, seen = copies[k], facts[k]
-        if copy.kind == "exact" or on_grid(copy):
+        if copy.kind == "exact" or on_grid(copy) or _near_exact(seen):
             return True
         if copies[best].kind == "exact":
             known = any(_same_content(copy, other) for other in exact_ones)
@@ -426,7 +429,14 @@ def _objects(search: _Search) -> Candidates:
 
 def _dense(search: _Search) -> Candidates:
     points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 3000)
-    return candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.88)
+    # Around the smallest ones also as little as a small copy holds, which must be the more alike.
+    small = candidates.blob_points(search.canvas.grey, (1.1,), 3000, 4.0)
+    return candidates.concatenate(
+        [
+            candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.88),
+            candidates.polar_candidates(search.canvas.narrow, *small, 2, 0.97),
+        ]
+    )
 
 
 def _inside(search: _Search, grey: np.ndarray, region: np.ndarray) -> list[tuple[str, Candidates]]:
@@ -453,6 +463,7 @@ class _Screened:
     partners: np.ndarray  # (n, 2): where the maps take the centres
     votes: np.ndarray  # (n,) int64
     rank: np.ndarray  # (n,): higher is better
+    near_exact: np.ndarray  # (n,) bool: identical but for shading and rounding
     usual: float  # fine correlation that this search's candidates have in this picture
 
 
@@ -460,12 +471,14 @@ def _screen(search: _Search, kind: str, proposed: Candidates) -> _Screened:
     affines, centres, radii, values = alignment.screen(
         search.canvas, proposed.affines, proposed.centres, proposed.radii
     )
-    rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
+    near_exact = values[:, 2] > alignment.NEAR_EXACT
+    rank = np.where(near_exact, 1.0, values[:, 1]) + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
     screened = values[:, 1][values[:, 1] > -1]
     usual = float(np.median(screened)) if len(screened) else 0.0
-    good = np.flatnonzero((values[:, 0] > 0.6) & (values[:, 1] > MIN_FINE))
+    good = np.flatnonzero((values[:, 0] > 0.6) & ((values[:, 1] > MIN_FINE) | near_exact))
     partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
-    return _Screened(kind, affines[good], centres[good], radii[good], partners, proposed.votes[good], rank[good], usual)
+    chosen = (values[good] for values in (proposed.votes, rank, near_exact))
+    return _Screened(kind, affines[good], centres[good], radii[good], partners, *chosen, usual)
 
 
 def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
@@ -489,18 +502,46 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         known.add_candidate(affine, centre)
         known.add_candidate(alignment.invert(affine), part.partners[i])
         evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
-        if evidence is None or evidence.informative < MIN_AREA:
+        if evidence is None:
             continue
         # It may be a poor map that is not kept: only what agrees with it well is passed over.
         known.add_region(evidence.affine, evidence.x, evidence.y, evidence.mask, 1.5)
-        margins = (evidence.fine_margin, evidence.middle_margin)
-        if any(margin < least for margin, least in zip(margins, MIN_MARGINS, strict=True)):
-            continue
-        if evidence.fine > MIN_FINE and evidence.informative > MIN_FILLED * evidence.mask.sum():
+        if _holds(evidence) and not _repeats(evidence, screened):
             support = _support(evidence, part.centres, part.partners)
             facts = features(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
-            if facts["second"] <= MAX_SECOND * facts["fine_core"] and _keep(search, part.kind, evidence, facts):
+            likeness = max(facts["fine_core"], NEAR_EXACT_LIKENESS if _near_exact(facts) else 0.0)
+            if facts["second"] <= MAX_SECOND * likeness and _keep(search, part.kind, evidence, facts):
                 known.add_copy(search.copies[-1])
+
+
+def _holds(evidence: Evidence) -> bool:
+    """Whether there is enough to judge a region by, and it leads at its place."""
+    if evidence.exactness > alignment.NEAR_EXACT:
+        return bool(evidence.mask.sum() >= MIN_AREA)
+    margins = (evidence.fine_margin, evidence.middle_margin)
+    return (
+        evidence.fine > MIN_FINE
+        and evidence.informative >= MIN_AREA
+        and evidence.informative > MIN_FILLED * evidence.mask.sum()
+        and all(margin >= least for margin, least in zip(margins, MIN_MARGINS, strict=True))
+    )
+
+
+def _repeats(evidence: Evidence, screened: Sequence[_Screened]) -> bool:
+    """Whether what is identical but for rounding lies at too many places to be copies: a pattern or a drawing."""
+    if evidence.exactness < alignment.NEAR_EXACT:
+        return False
+    maps = set()
+    for part in screened:
+        for affine, centre in zip(part.affines[part.near_exact], part.centres[part.near_exact], strict=True):
+            x, y = np.rint(centre - (evidence.x, evidence.y)).astype(int)
+            if 0 <= y < evidence.mask.shape[0] and 0 <= x < evidence.mask.shape[1] and evidence.mask[y, x]:
+                maps.add(tuple(alignment.whole_map(affine, centre).ravel()))
+    return len(maps) > MAX_PLACES
+
+
+def _near_exact(facts: dict[str, float]) -> bool:
+    return facts.get("exactness", 0.0) > alignment.NEAR_EXACT
 
 
 def _by_turns(
@@ -626,7 +667,8 @@ def features(evidence: Evidence, votes: int, support: int, usual: float, noise: 
         "support": math.log(max(support, 1)),
         "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
         "local": math.atanh(min(max(evidence.local, -0.99), 0.99)),
-        "size": math.log(evidence.informative / 400),
+        "exactness": evidence.exactness,
+        "size": math.log(max(evidence.informative, 1) / 400),
         "texture": math.log(evidence.texture + 0.3),
         "second": math.atanh(min(max(evidence.second, -0.99), 0.99)),
         "filled": evidence.informative / float(evidence.mask.sum()),
@@ -665,7 +707,7 @@ def _trees() -> tuple[np.ndarray, ...]:
 def calibrated_score(facts: dict[str, float]) -> float:
     """Probability of a true copy, from the logistic model in weights/evidence.json."""
     feature, threshold, left, right, value = _trees()
-    x = np.array([facts[name] for name in FEATURES])
+    x = np.array([facts[name] for name in _calibration()["features"]])
     tree, node = np.arange(len(feature)), np.zeros(len(feature), np.int64)
     while True:
         below = np.where(x[feature[tree, node]] <= threshold[tree, node], left[tree, node], right[tree, node])
