@@ -480,3 +480,60 @@ def test_exact_copies_in_the_dark_where_there_are_few_grey_levels():
     (found,) = exact.find_exact(picture)
     assert found.affine.tolist() == [[1, 0, 169], [0, 1, 80]]
     assert found.mask.sum() == pytest.approx(50 * 60, rel=0.05)
+
+
+def shaded_copy(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Picture with a square of 44 px copied by (150, 90), its contrast and shading changed; mask of both squares."""
+    y, x = np.mgrid[:44, :44]
+    shading = 0.9 * picture[200:244, 60:104] + (10 + 0.6 * x - 0.4 * y)[..., None]
+    out = picture.copy()
+    out[290:334, 210:254] = np.clip(np.rint(shading), 0, 255)
+    mask = np.zeros(picture.shape[:2], bool)
+    mask[200:244, 60:104] = mask[290:334, 210:254] = True
+    return out, mask
+
+
+def textured() -> np.ndarray:
+    """(400, 320, 3) uint8 of grain six grey levels strong on a smooth ground."""
+    rng = np.random.default_rng(8)
+    grain = cv2.GaussianBlur(rng.normal(0, 22, (400, 320)), (0, 0), 1.0)
+    ground = cv2.GaussianBlur(rng.normal(0, 900, (400, 320)), (0, 0), 20)
+    return np.repeat(np.clip(np.rint(120 + grain + ground), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def test_exactness_against_the_formula():
+    picture, _ = shaded_copy(textured())
+    canvas = alignment.prepare(picture)
+    ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
+    place = np.array([[1.0, 0, 150], [0, 1, 90]])
+
+    def quartile(dx, dy):
+        a, b = canvas.rough[ys, xs], canvas.rough[ys + 90 + dy, xs + 150 + dx]
+        squares = np.sort((a - b * max((a * b).sum(), 0) / (b * b).sum()) ** 2)
+        return squares[3 * len(a) // 4] + alignment.ROUNDING
+
+    away = min(quartile(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2)
+    found = alignment._exactness(canvas.rough, place, xs, ys)
+    assert found == pytest.approx(0.5 * math.log(away / quartile(0, 0)), abs=1e-3)
+    assert found > alignment.NEAR_EXACT
+    turned = affine_map((82, 222), (232, 312), degrees=4)
+    assert alignment._exactness(canvas.rough, turned, xs, ys) == 0  # resampled
+    assert alignment._exactness(canvas.rough, place + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
+    canvas.rough[ys, xs] = np.nan
+    assert alignment._exactness(canvas.rough, place, xs, ys) == 0  # drawn
+
+
+def test_a_shaded_copy_is_found_to_the_pixel():
+    picture, mask = shaded_copy(textured())
+    assert exact.find_exact(picture) == []
+    (instance,) = find_instances(picture, SETTINGS).instances
+    assert instance.copies[0].affine.round(6).tolist() in ([[1, 0, 150], [0, 1, 90]], [[1, 0, -150], [0, 1, -90]])
+    assert f1(instance.mask, mask) > 0.9
+
+
+def test_equal_arrows_and_letters_on_a_picture_are_no_copies():
+    picture = textured()
+    for x, y in ((40, 60), (200, 90), (90, 250), (230, 300)):
+        cv2.arrowedLine(picture, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
+        cv2.putText(picture, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
+    assert find_instances(picture, SETTINGS).instances == ()
