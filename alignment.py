@@ -36,6 +36,8 @@ NEAR_EXACT = 1.3  # exactness from which a copy is identical but for shading and
 ROUNDING = 0.15  # squared grey levels by which rounding alone makes identical things differ
 SHADED = 12.0  # variance of what is left over that of its finest structure from which a copy is shaded
 SHADED_REACH = 8  # pixels by which the outline of a shaded copy may grow
+SNAP = 0.7  # exactness from which a copy was not resampled: its map is one of whole pixels
+MOST_LEFT = 0.4  # share of a disc's finest structure that may be left for its exactness to be measured
 MIN_EXACT = 40  # pixels that exactness is judged by
 MAX_FLAT = (0.15, 0.45, 0.25)  # shares of flat pixels, and of pixels equal to the next, also on the grid of JPEG blocks
 LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
@@ -415,7 +417,7 @@ def _first_look(band: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
 
 
 @numba.njit(cache=True)
-def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> float:
+def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.ndarray, most_left: float = 1.0) -> float:
     """Half the log of how much more these pixels differ from the copy's at 2 px off than at their place.
 
     Differences are those of the finest structure, in squared grey levels, up to one gain, at their third quartile. A
@@ -469,7 +471,7 @@ def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
         if count < MIN_EXACT:
             return 0.0
         gain = max(product, 0.0) / max(power_there, 1e-6)
-        if step < 0 and power - gain * product > 0.15 * power:
+        if step < 0 and power - gain * product > most_left * power:
             return 0.0  # most end here
         for i in range(count):
             squares[i] = (own[i] - gain * there[i]) ** 2
@@ -478,7 +480,7 @@ def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
             here = quartile
         else:
             away = min(away, quartile)
-    return 0.5 * np.log((away + ROUNDING) / (here + ROUNDING))
+    return max(0.5 * np.log((away + ROUNDING) / (here + ROUNDING)), 0.0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -505,7 +507,7 @@ def _screen(
         if out[i, 0] < 0.5:
             continue
         few = max(len(xs) // DISC_POINTS, 1)
-        out[i, 2] = _exactness(rough, affines[i], xs[::few], ys[::few])
+        out[i, 2] = _exactness(rough, affines[i], xs[::few], ys[::few], MOST_LEFT)
         scale = np.sqrt(abs(affines[i, 0, 0] * affines[i, 1, 1] - affines[i, 0, 1] * affines[i, 1, 0]))
         level = 0
         while level < len(LEVELS) - 1 and scale > 0.5 * (LEVELS[level] + LEVELS[level + 1]):
@@ -586,7 +588,7 @@ def verify(
                 return None
     if not _worth(canvas, affine, region, box, min_fine):
         return None
-    if _exactness(canvas.rough, affine, *_some_pixels(region, box)) > NEAR_EXACT:
+    if _exactness(canvas.rough, affine, *_some_pixels(region, box)) > SNAP:
         ys, xs = np.nonzero(region)
         affine = whole_map(affine, np.array([xs.mean() + box[0], ys.mean() + box[1]]))
     region, box = _outline(canvas, affine, *_cropped(region, box, 0, canvas.shape), centre, radius)

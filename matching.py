@@ -472,7 +472,8 @@ def _screen(search: _Search, kind: str, proposed: Candidates) -> _Screened:
         search.canvas, proposed.affines, proposed.centres, proposed.radii
     )
     near_exact = values[:, 2] > alignment.NEAR_EXACT
-    rank = np.where(near_exact, 1.0, values[:, 1]) + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
+    rank = np.where(near_exact, np.maximum(values[:, 1], 0), values[:, 1]) + np.maximum(values[:, 2], 0)
+    rank += 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
     screened = values[:, 1][values[:, 1] > -1]
     usual = float(np.median(screened)) if len(screened) else 0.0
     good = np.flatnonzero((values[:, 0] > 0.6) & ((values[:, 1] > MIN_FINE) | near_exact))
@@ -559,7 +560,7 @@ def _by_turns(
     )
     radii = np.full(len(first), float(alignment.MAX_RADIUS))
     _, _, _, values = alignment.screen(canvas, affines, centres, radii)
-    large = [first[k] for k in np.argsort(-values[:, 1], kind="stable") if values[k, 1] > MIN_FINE]
+    large = [first[k] for k in np.argsort(-values[:, 1] - values[:, 2], kind="stable") if values[k, 1] > MIN_FINE]
     return [entry for pair in itertools.zip_longest(first, large) for entry in pair if entry] + order[MAX_WIDENED:]
 
 
