@@ -39,6 +39,7 @@ MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the 
 MAX_WIDENED = 1000  # candidates that are also looked at on large discs
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
 NEAR_EXACT_LIKENESS = math.atanh(0.98)  # of copies that differ by shading and rounding only
+MIN_EXACTNESS = 0.4  # of a disc from which candidates are also looked at in the order of their exactness
 MAX_PLACES = 6  # maps under which one content may be identical but for rounding
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
@@ -463,7 +464,7 @@ class _Screened:
     partners: np.ndarray  # (n, 2): where the maps take the centres
     votes: np.ndarray  # (n,) int64
     rank: np.ndarray  # (n,): higher is better
-    near_exact: np.ndarray  # (n,) bool: identical but for shading and rounding
+    exactness: np.ndarray  # (n,)
     usual: float  # fine correlation that this search's candidates have in this picture
 
 
@@ -472,13 +473,12 @@ def _screen(search: _Search, kind: str, proposed: Candidates) -> _Screened:
         search.canvas, proposed.affines, proposed.centres, proposed.radii
     )
     near_exact = values[:, 2] > alignment.NEAR_EXACT
-    rank = np.where(near_exact, np.maximum(values[:, 1], 0), values[:, 1]) + np.maximum(values[:, 2], 0)
-    rank += 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
+    rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
     screened = values[:, 1][values[:, 1] > -1]
     usual = float(np.median(screened)) if len(screened) else 0.0
     good = np.flatnonzero((values[:, 0] > 0.6) & ((values[:, 1] > MIN_FINE) | near_exact))
     partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
-    chosen = (values[good] for values in (proposed.votes, rank, near_exact))
+    chosen = (numbers[good] for numbers in (proposed.votes, rank, values[:, 2]))
     return _Screened(kind, affines[good], centres[good], radii[good], partners, *chosen, usual)
 
 
@@ -534,7 +534,8 @@ def _repeats(evidence: Evidence, screened: Sequence[_Screened]) -> bool:
         return False
     maps = set()
     for part in screened:
-        for affine, centre in zip(part.affines[part.near_exact], part.centres[part.near_exact], strict=True):
+        near_exact = part.exactness > alignment.NEAR_EXACT
+        for affine, centre in zip(part.affines[near_exact], part.centres[near_exact], strict=True):
             x, y = np.rint(centre - (evidence.x, evidence.y)).astype(int)
             if 0 <= y < evidence.mask.shape[0] and 0 <= x < evidence.mask.shape[1] and evidence.mask[y, x]:
                 maps.add(tuple(alignment.whole_map(affine, centre).ravel()))
@@ -548,7 +549,7 @@ def _near_exact(facts: dict[str, float]) -> bool:
 def _by_turns(
     canvas: Canvas, screened: Sequence[_Screened], order: list[tuple[float, int, int]]
 ) -> list[tuple[float, int, int]]:
-    """The order, and in turn with it that of the likeness on the largest discs.
+    """The order, and in turn with it that of the likeness on the largest discs, and that of the exactness.
 
     What is small is alike on small discs only; of large copies a small disc tells little in a picture with many alike.
     """
@@ -560,8 +561,11 @@ def _by_turns(
     )
     radii = np.full(len(first), float(alignment.MAX_RADIUS))
     _, _, _, values = alignment.screen(canvas, affines, centres, radii)
-    large = [first[k] for k in np.argsort(-values[:, 1] - values[:, 2], kind="stable") if values[k, 1] > MIN_FINE]
-    return [entry for pair in itertools.zip_longest(first, large) for entry in pair if entry] + order[MAX_WIDENED:]
+    large = [first[k] for k in np.argsort(-values[:, 1], kind="stable") if values[k, 1] > MIN_FINE]
+    exactness = np.array([screened[p].exactness[i] for _, p, i in order])
+    whole = [order[k] for k in np.argsort(-exactness, kind="stable") if exactness[k] > MIN_EXACTNESS]
+    turns = itertools.zip_longest(first, large, whole)
+    return [entry for entries in turns for entry in entries if entry] + order[MAX_WIDENED:]
 
 
 class _Known:
