@@ -47,7 +47,6 @@ FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1:
     "fine_core": 1,
     "grain": 1,
     "grain_core": 1,
-    "exactness": 1,
     "fine_margin": 1,
     "middle_margin": 1,
     "band": 0,
@@ -252,13 +251,15 @@ def beside_best(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dic
 
     def fits(k: int) -> bool:
         copy, seen = copies[k], facts[k]
-        if copy.kind == "exact" or on_grid(copy) or _near_exact(seen):
+        if copy.kind == "exact" or _near_exact(seen):
             return True
         if copies[best].kind == "exact":
             known = any(_same_content(copy, other) for other in exact_ones)
             differs = math.exp(seen["residual"] + seen["noise"])
             may_differ = differs < ALTERED_RESIDUAL[not _upright(copy)] or (known and not _upright(copy))
             return seen["grain_core"] >= (BESIDE_TURNED if may_differ else BESIDE) * IDENTICAL_GRAIN
+        if on_grid(copy):
+            return True
         least = BESIDE_SAME if _same_content(copy, copies[best]) else BESIDE
         if not _upright(copy):
             least = BESIDE_TURNED
@@ -659,7 +660,7 @@ def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float
 
 
 def features(evidence: Evidence, votes: int, support: int, usual: float, noise: float) -> dict[str, float]:
-    """What the calibration looks at; names are those of `FEATURES`.
+    """What the calibration looks at, under the names of `FEATURES`, and the exactness.
 
     Correlations go through Fisher's transform; `usual` is the fine correlation that candidates of this picture have.
     """
