@@ -32,7 +32,7 @@ MIN_SEEN = (0.2, 0.1)  # least share of informative pixels of a disc, and of a r
 MIN_FIRST = 0.3  # correlation of the middle band on a disc below which a candidate isn't refined
 MEASURE_MARGIN = 16  # room around a region that its measures look at, in pixels
 MARGIN_SIDE = 64  # half the side of the window that margins are measured on, in pixels
-NEAR_EXACT = 1.3  # exactness from which a copy is identical but for shading and rounding, and needs no other proof
+NEAR_EXACT = 1.3  # exactness from which a copy is identical but for shading and rounding, however smooth it is
 ROUNDING = 0.15  # squared grey levels by which rounding alone makes identical things differ
 SHADED = 12.0  # variance of what is left over that of its finest structure from which a copy is shaded
 SHADED_REACH = 8  # pixels by which the outline of a shaded copy may grow
@@ -622,10 +622,9 @@ def _some_pixels(region: np.ndarray, box: tuple[int, ...], most: int = MAX_POINT
 def _told_exactness(canvas: Canvas, affine: np.ndarray, core: np.ndarray, box: tuple[int, ...]) -> float:
     """Exactness over a region; 0 where it is flat, as drawings are, or has the few values of compressed areas."""
     x0, y0, x1, y1 = box
-    grey = np.pad(canvas.grey, 1, mode="edge")[y0 : y1 + 2, x0 : x1 + 2]
-    square = np.ones((3, 3), np.uint8)
-    flat = (cv2.dilate(grey, square) == cv2.erode(grey, square))[1:-1, 1:-1]
-    equal = grey[1:-1, 1:-1] == grey[1:-1, :-2]
+    grey, square = canvas.grey[y0:y1, x0:x1], np.ones((3, 3), np.uint8)
+    flat = cv2.dilate(grey, square) == cv2.erode(grey, square)
+    equal = grey == np.roll(grey, 1, axis=1)
     ys, xs = np.nonzero(core)
     grid = on_grid(affine, np.array([xs.mean() + x0, ys.mean() + y0]))
     if flat[core].mean() > MAX_FLAT[0] or equal[core].mean() > MAX_FLAT[2 if grid else 1]:

@@ -465,7 +465,7 @@ class _Screened:
     partners: np.ndarray  # (n, 2): where the maps take the centres
     votes: np.ndarray  # (n,) int64
     rank: np.ndarray  # (n,): higher is better
-    exactness: np.ndarray  # (n,)
+    exactness: np.ndarray  # (n,): of the discs, as `Evidence.exactness`
     usual: float  # fine correlation that this search's candidates have in this picture
 
 
