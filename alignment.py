@@ -475,7 +475,7 @@ def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
             return 0.0  # most end here
         for i in range(count):
             squares[i] = (own[i] - gain * there[i]) ** 2
-        quartile = np.sort(squares[:count])[(3 * count) // 4]
+        quartile = np.partition(squares[:count], (3 * count) // 4)[(3 * count) // 4]
         if step < 0:
             here = quartile
         else:
