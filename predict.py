@@ -725,6 +725,9 @@ def check(settings: PredictSettings) -> None:
     for path in (settings.checkpoint, settings.clustering):
         if path is not None and str(path) != "embedded" and not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
+    from matching import score_threshold
+
+    score_threshold(settings.matching.max_false_alarms)  # else every picture would count as unreadable
 
 
 def agree(ranks: Ranks) -> str:

@@ -389,6 +389,10 @@ def test_help_documents_the_exit_status_and_bad_usage_is_one_line(tmp_path):
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "missing.png" in bad.stderr
     unknown = call("a.png", "--out", tmp_path, "--nonsense", "1")
     assert unknown.returncode == 2 and "nonsense" in unknown.stderr
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    too_many = call(tmp_path / "a.png", "--out", tmp_path / "out", "--max-false-alarms", "2")
+    assert too_many.returncode == 2 and "max_false_alarms is 2.0" in too_many.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
