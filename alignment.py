@@ -156,9 +156,10 @@ def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def whole_map(affine: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The map (2, 3) of whole pixels and right angles that is nearest to this one at a point (x, y)."""
-    linear = np.rint(affine[:, :2])
-    return np.column_stack([linear, np.rint(affine[:, :2] @ point + affine[:, 2] - linear @ point)])
+    """The map (2, 3) of whole pixels and right angles nearest to this one at a point (2,); or of many (n, ...)."""
+    linear = np.rint(affine[..., :2])
+    shift = np.rint(np.einsum("...ij,...j->...i", affine[..., :2] - linear, point) + affine[..., 2])
+    return np.concatenate([linear, shift[..., None]], axis=-1)
 
 
 # Compiled core --------------------------------------------------------------------------------------------------

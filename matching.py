@@ -432,11 +432,11 @@ def _objects(search: _Search) -> Candidates:
 def _dense(search: _Search) -> Candidates:
     points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 3000)
     # Around the smallest ones also as little as a small copy holds, which must be the more alike.
-    small = candidates.blob_points(search.canvas.grey, (1.1,), 3000, 4.0)
+    small = radii < 7
     return candidates.concatenate(
         [
             candidates.polar_candidates(search.canvas.band, points, radii, 2, 0.88),
-            candidates.polar_candidates(search.canvas.narrow, *small, 2, 0.97),
+            candidates.polar_candidates(search.canvas.narrow, points[small], radii[small] * (2 / 3), 2, 0.97),
         ]
     )
 
@@ -533,14 +533,20 @@ def _repeats(evidence: Evidence, screened: Sequence[_Screened]) -> bool:
     """Whether what is identical but for rounding lies at too many places to be copies: a pattern or a drawing."""
     if evidence.exactness < alignment.NEAR_EXACT:
         return False
-    maps = set()
+    maps = []
     for part in screened:
-        near_exact = part.exactness > alignment.NEAR_EXACT
-        for affine, centre in zip(part.affines[near_exact], part.centres[near_exact], strict=True):
-            x, y = np.rint(centre - (evidence.x, evidence.y)).astype(int)
-            if 0 <= y < evidence.mask.shape[0] and 0 <= x < evidence.mask.shape[1] and evidence.mask[y, x]:
-                maps.add(tuple(alignment.whole_map(affine, centre).ravel()))
-    return len(maps) > MAX_PLACES
+        same = _within(evidence, part.centres) & (part.exactness > alignment.NEAR_EXACT)
+        maps.append(alignment.whole_map(part.affines[same], part.centres[same]))
+    return len(np.unique(np.concatenate(maps), axis=0)) > MAX_PLACES
+
+
+def _within(evidence: Evidence, points: np.ndarray) -> np.ndarray:
+    """Which points (n, 2) of the picture lie in the region."""
+    h, w = evidence.mask.shape
+    x, y = np.rint(points - (evidence.x, evidence.y)).astype(int).T
+    inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
+    inside[inside] = evidence.mask[y[inside], x[inside]]
+    return inside
 
 
 def _near_exact(facts: dict[str, float]) -> bool:
@@ -627,12 +633,9 @@ def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -
 
 def _support(evidence: Evidence, centres: np.ndarray, partners: np.ndarray) -> int:
     """Screened candidates (n, 2), at different places of the region, that agree with its map in either direction."""
-    h, w = evidence.mask.shape
     places = set()
     for points, others in ((centres, partners), (partners, centres)):
-        x, y = np.rint(points - (evidence.x, evidence.y)).astype(int).T
-        inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
-        inside[inside] = evidence.mask[y[inside], x[inside]]
+        inside = _within(evidence, points)
         agree = np.abs(alignment.apply(evidence.affine, points[inside]) - others[inside]).max(axis=1) < 3
         places.update(map(tuple, (points[inside][agree] // 4).astype(int)))
     return len(places)
