@@ -537,3 +537,42 @@ def test_equal_arrows_and_letters_on_a_picture_are_no_copies():
         cv2.arrowedLine(picture, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
         cv2.putText(picture, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
     assert find_instances(picture, SETTINGS).instances == ()
+
+
+def test_equal_arrows_are_not_exact_by_their_black_and_white():
+    rng = np.random.default_rng(4)
+    picture = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
+    for x in (30, 130):
+        cv2.arrowedLine(picture, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
+    canvas = alignment.prepare(picture)
+    assert np.isnan(canvas.rough[picture[..., 0] == 255]).all()
+    place = np.array([[[1.0, 0, 100], [0, 1, 0]]])
+    *_, values = alignment.screen(canvas, place, np.array([[36.0, 57.0]]), np.array([12.0]))
+    assert values[0, 0] > 0.9 and values[0, 2] < alignment.NEAR_EXACT
+
+
+def test_what_is_identical_at_many_places_is_a_pattern():
+    picture, _ = shaded_copy(textured())
+    canvas = alignment.prepare(picture)
+    place = np.array([[1.0, 0, 150], [0, 1, 90]])
+    evidence = alignment.verify(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25)
+    assert evidence.exactness > alignment.NEAR_EXACT
+    for places in (matching.MAX_PLACES, matching.MAX_PLACES + 1):
+        maps = np.tile(place, (2 * places, 1, 1))  # each twice
+        maps[:, 0, 2] += np.repeat(np.arange(places), 2) * 20
+        centres = np.tile([82.0, 222.0], (2 * places, 1))
+        ones = np.ones(2 * places)
+        screened = [matching._Screened("dense", maps, centres, ones, centres, ones.astype(int), ones, 2 * ones, 0.0)]
+        assert matching._repeats(evidence, screened) == (places > matching.MAX_PLACES)
+
+
+def test_the_outline_of_a_shaded_copy_reaches_its_edge():
+    template, partner = textured()[:100, :100, 0].astype(np.float32), textured()[200:300, 150:250, 0].astype(np.float32)
+    square = np.zeros((100, 100), bool)
+    square[25:75, 25:75] = True
+    y, x = np.mgrid[-1:1:100j, -1:1:100j]
+    core = cv2.erode(square.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
+    for strength in (0, 50):  # hard edges are left to the difference itself
+        partner[square] = np.rint(template + strength * (x * x + y * y))[square]
+        outline = alignment._shaded_outline(template, partner, np.ones((100, 100), bool), core)
+        assert (outline == core).all() if strength == 0 else f1(outline, square) > 0.9
