@@ -76,6 +76,13 @@ Degradation = Literal["jpeg", "noise", "blur", "resize"]
 
 
 @dataclass(frozen=True)
+class DemoSettings:
+    """Write the pictures that scikit-image and scikit-learn carry."""
+
+    out: Positional[Path]  # folder to write them into
+
+
+@dataclass(frozen=True)
 class SynthesisSettings:
     """What forgeries are made of. Shares follow the Recod.ai/LUC training pictures."""
 
@@ -412,7 +419,7 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as mistake:
+    except (InputError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as mistake:
         text = str(mistake)
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

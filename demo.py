@@ -5,8 +5,10 @@
 Nothing is downloaded. `make demo` synthesises forgeries from them and runs the whole method.
 """
 
-import sys
 from pathlib import Path
+
+import config
+from config import DemoSettings
 
 NAMES = [
     "astronaut",
@@ -29,22 +31,20 @@ NAMES = [
 ]
 
 
-def write_pictures(out: Path) -> int:
-    """Copy the pictures into a folder; returns their number."""
+def main(settings: DemoSettings) -> None:
+    """Copy the pictures into a folder."""
     import skimage.data
     import sklearn.datasets
-
-    import config
 
     packaged = Path(skimage.data.__file__).parent
     sources = [next(packaged.glob(f"{name}.*")) for name in NAMES]
     sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
     for source in sources:
-        config.write_whole(out / source.name, lambda temporary, s=source: temporary.write_bytes(s.read_bytes()))
-    return len(sources)
+        config.write_whole(
+            settings.out / source.name, lambda temporary, s=source: temporary.write_bytes(s.read_bytes())
+        )
+    print(f"{len(sources)} pictures in {settings.out}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    print(f"{write_pictures(Path(sys.argv[1]))} pictures in {sys.argv[1]}")
+    config.run(main, DemoSettings)

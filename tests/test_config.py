@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import config
+import demo
 from config import InputError, TrainSettings
 
 SCRIPTS = [
@@ -99,3 +101,13 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError):
         config.write_whole(path, fails)
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["f.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setattr(sys, "argv", ["demo.py", str(out)])
+        with pytest.raises(SystemExit) as end:
+            config.run(demo.main, config.DemoSettings)
+        printed = capsys.readouterr().err
+        assert end.value.code == 2 and printed.count("\n") == 1 and str(tmp_path) in printed
