@@ -1,11 +1,11 @@
 """Aligning a region with its supposed copy on the pixels, and measuring how alike the two are.
 
 Every candidate of every search ends here. `screen` refines many candidates at once on a small disc around each
-(compiled, about 0.2 ms each); `verify` grows one of them to its full region and collects the evidence.
+(compiled, about 0.02 ms each); `grow` takes one of them to its full region, and `measure` collects the evidence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numba
@@ -38,6 +38,7 @@ SHADED = 12.0  # variance of what is left over that of its finest structure from
 SHADED_REACH = 8  # pixels by which the outline of a shaded copy may grow
 SNAP = 0.7  # exactness from which a copy was not resampled: its map is one of whole pixels
 MOST_LEFT = 0.4  # share of a disc's finest structure that may be left for its exactness to be measured
+LEAST_TOLD = 2.2  # times its difference at its place that a region needs at 2 px off for its exactness to be told
 MIN_EXACT = 40  # pixels that exactness is judged by
 MAX_FLAT = (0.15, 0.45, 0.25)  # shares of flat pixels, and of pixels equal to the next, also on the grid of JPEG blocks
 LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
@@ -61,6 +62,15 @@ class Canvas:
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.grey.shape
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A candidate that grew to a region, in the frame of its coarser partner (the template)."""
+
+    affine: np.ndarray  # (2, 3): template pixel (x, y, 1) -> partner pixel
+    region: np.ndarray  # (h, w) bool
+    box: tuple[int, int, int, int]  # its window in the picture: left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -474,8 +484,12 @@ def _exactness(rough: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
         gain = max(product, 0.0) / max(power_there, 1e-6)
         if step < 0 and power - gain * product > most_left * power:
             return 0.0  # most end here
+        small = 0
         for i in range(count):
             squares[i] = (own[i] - gain * there[i]) ** 2
+            small += squares[i] + ROUNDING < LEAST_TOLD * (here + ROUNDING)
+        if step >= 0 and small > (3 * count) // 4:
+            return 0.0  # the quartile is among them: too little to tell anything
         quartile = np.partition(squares[:count], (3 * count) // 4)[(3 * count) // 4]
         if step < 0:
             here = quartile
@@ -555,9 +569,9 @@ def screen(
 # Growing one candidate to its region ----------------------------------------------------------------------------
 
 
-def verify(
+def grow(
     canvas: Canvas, affine: np.ndarray, centre: np.ndarray, radius: float, min_fine: float, min_local: float = 0.6
-) -> Evidence | None:
+) -> Grown | None:
     """Grow an aligned disc to the region that agrees, refining the map as it grows; None where nothing holds.
 
     Args:
@@ -573,7 +587,7 @@ def verify(
         box = _window(centre, half, (height, width))
         template, partner, valid = _pair(canvas, affine, box)
         local = _local_correlation(template, partner, valid, canvas.noise)
-        region = _grow(local, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
+        region = _agreeing(local, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
         if region is None:
             return None
         refined = _refine_region(canvas, affine, region & (local > 0.5 * (1 + min_local)), box)
@@ -593,14 +607,7 @@ def verify(
         ys, xs = np.nonzero(region)
         affine = whole_map(affine, np.array([xs.mean() + box[0], ys.mean() + box[1]]))
     region, box = _outline(canvas, affine, *_cropped(region, box, 0, canvas.shape), centre, radius)
-    region, box = _cropped(region, box, MEASURE_MARGIN, canvas.shape)
-    pair = _pair(canvas, affine, box)
-    evidence = _measure(canvas, *pair, region, affine, box)
-    # Only then: an outline drawn where the difference begins would make a difference there for look-alikes too.
-    mask = _sharpened(*pair, region)
-    if evidence.exactness > NEAR_EXACT:
-        mask = _shaded_outline(*pair, mask)
-    return replace(evidence, mask=mask)
+    return Grown(affine, *_cropped(region, box, MEASURE_MARGIN, canvas.shape))
 
 
 def _worth(
@@ -733,7 +740,7 @@ def _local_correlation(
     return np.where(valid, cov / np.sqrt((va + floor) * (vb + floor)), -1).astype(np.float32)
 
 
-def _grow(
+def _agreeing(
     local: np.ndarray,
     valid: np.ndarray,
     centre: tuple[float, float],
@@ -888,28 +895,30 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).mean() / power) if power > 1e-3 else 0.0
 
 
-def _measure(
-    canvas: Canvas,
-    template: np.ndarray,
-    partner: np.ndarray,
-    valid: np.ndarray,
-    region: np.ndarray,
-    affine: np.ndarray,
-    box: tuple[int, ...],
-) -> Evidence:
-    """Collect the evidence over a region of the window `box`, whose pair is given."""
+def measure(canvas: Canvas, grown: Grown, min_lead: float = -1.0) -> Evidence | None:
+    """Evidence over a region; None where its fine structure leads by less than `min_lead` at its place, unless exact.
+
+    The outline is sharpened only then: drawn where the difference begins, it would make a difference there for
+    look-alikes too.
+    """
+    affine, region, box = grown.affine, grown.region, grown.box
     x0, y0, x1, y1 = box
+    template, partner, valid = _pair(canvas, affine, box)
     level = _level(affine)
     fine_a = canvas.fine[0, y0:y1, x0:x1]
     fine_b = _warped(canvas.fine[level], affine, box, cv2.INTER_CUBIC)
     told = canvas.informative[y0:y1, x0:x1] & _warped(canvas.informative, affine, box, cv2.INTER_NEAREST)
-    local = _local_correlation(template, partner, valid, canvas.noise)
     core = _inside(region, 120)
+    compared = core & (told > 0)
+    exactness = _told_exactness(canvas, affine, core, box)
+    fine_margin = _margin(fine_a, fine_b, compared if compared.any() else core, 9, 3, 1)
+    if exactness <= NEAR_EXACT and fine_margin < min_lead:
+        return None
+    local = _local_correlation(template, partner, valid, canvas.noise)
     ring = (cv2.dilate(region.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0) & valid & (told > 0)
     ring &= cv2.dilate(region.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
     band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
     band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
-    compared = core & (told > 0)
     seen = region & (told > 0)
     grain_a, grain_b = canvas.grain[y0:y1, x0:x1], _warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
     rough = template - _blur(template, FINE_SIGMA)
@@ -921,11 +930,14 @@ def _measure(
         cv2.dilate(region.astype(np.uint8), _ellipse(3)) > 0
     )
     rim &= valid
+    mask = _sharpened(template, partner, valid, region)
+    if exactness > NEAR_EXACT:
+        mask = _shaded_outline(template, partner, valid, mask)
     return Evidence(
         affine=affine,
         x=x0,
         y=y0,
-        mask=region,
+        mask=mask,
         fine=_correlate(fine_a[compared], fine_b[compared]),
         grain=_correlate(grain_a[compared], grain_b[compared]),
         fine_core=_core(fine_a, fine_b, seen),
@@ -936,8 +948,8 @@ def _measure(
         texture=float(rough[compared].std()) if compared.any() else 0.0,
         second=_second_peak(fine_a, fine_b, compared if compared.any() else region),
         around=_correlate(fine_a[ring], fine_b[ring]),
-        exactness=_told_exactness(canvas, affine, core, box),
-        fine_margin=_margin(fine_a, fine_b, compared if compared.any() else core, 9, 3, 1),
+        exactness=exactness,
+        fine_margin=fine_margin,
         middle_margin=_margin(middle_a, middle_b, compared if compared.any() else core, 13, 4, 2),
         residual=(float(left_middle[core].std()) + 0.3) / canvas.noise,
         jump=(float(np.abs(left[rim]).mean() if rim.any() else 0.0) + 0.5) / (float(np.abs(left[core]).mean()) + 0.5),

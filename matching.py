@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -367,7 +368,8 @@ def _widened(search: _Search, copy: Copy) -> Copy:
     """A copy whose JPEG blocks are identical, with the rest of its blocks, which hold other things too and differ."""
     x, y, radius = _inmost(copy.source)
     centre = np.array([x, y], float)
-    evidence = alignment.verify(search.canvas, copy.affine, centre, min(max(radius, 8.0), 20.0), MIN_FINE)
+    grown = alignment.grow(search.canvas, copy.affine, centre, min(max(radius, 8.0), 20.0), MIN_FINE)
+    evidence = grown and alignment.measure(search.canvas, grown)
     if evidence is None:
         return copy
     shape = search.canvas.shape
@@ -503,12 +505,13 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         left -= 1
         known.add_candidate(affine, centre)
         known.add_candidate(alignment.invert(affine), part.partners[i])
-        evidence = alignment.verify(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
-        if evidence is None:
+        grown = alignment.grow(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE)
+        if grown is None:
             continue
         # It may be a poor map that is not kept: only what agrees with it well is passed over.
-        known.add_region(evidence.affine, evidence.x, evidence.y, evidence.mask, 1.5)
-        if _holds(evidence) and not _repeats(evidence, screened):
+        known.add_region(grown.affine, *grown.box[:2], grown.region, 1.5)
+        evidence = alignment.measure(search.canvas, grown, MIN_MARGINS[0])
+        if evidence and _holds(evidence) and not _repeats(evidence, screened):
             support = _support(evidence, part.centres, part.partners)
             facts = features(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
             likeness = max(facts["fine_core"], NEAR_EXACT_LIKENESS if _near_exact(facts) else 0.0)
@@ -603,14 +606,26 @@ class _Known:
         self.add_region(alignment.invert(copy.affine), copy.target.x, copy.target.y, copy.target.mask, 4.0)
 
     def __contains__(self, candidate: tuple[np.ndarray, np.ndarray]) -> bool:
-        affine, centre = candidate
-        near = (centre > self.boxes[:, :2]).all(axis=1) & (centre < self.boxes[:, 2:]).all(axis=1)
-        if not near.any():
-            return False
-        points = centre + self.limits[near, 1, None, None] * np.array([[0, 0], [1, 0], [0, 1]])
-        apart = (self.affines[near] - affine)[:, None]
-        moved = (apart[..., :2] @ points[..., None])[..., 0] + apart[..., 2]
-        return bool((np.abs(moved).max(axis=(1, 2)) < self.limits[near, 0]).any())
+        return _is_known(*candidate, self.affines, self.boxes, self.limits)
+
+
+@numba.njit(cache=True)
+def _is_known(
+    affine: np.ndarray, centre: np.ndarray, affines: np.ndarray, boxes: np.ndarray, limits: np.ndarray
+) -> bool:
+    """Whether one of the maps that hold around the centre takes it, and what is near it, to the same place."""
+    x, y = centre
+    for i in range(len(affines)):
+        if not (boxes[i, 0] < x < boxes[i, 2] and boxes[i, 1] < y < boxes[i, 3]):
+            continue
+        apart, span = affines[i] - affine, limits[i, 1]
+        most = 0.0
+        for dx, dy in ((0.0, 0.0), (span, 0.0), (0.0, span)):
+            for r in range(2):
+                most = max(most, abs(apart[r, 0] * (x + dx) + apart[r, 1] * (y + dy) + apart[r, 2]))
+        if most < limits[i, 0]:
+            return True
+    return False
 
 
 def _same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -> bool:

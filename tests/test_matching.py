@@ -555,7 +555,7 @@ def test_what_is_identical_at_many_places_is_a_pattern():
     picture, _ = shaded_copy(textured())
     canvas = alignment.prepare(picture)
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
-    evidence = alignment.verify(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25)
+    evidence = alignment.measure(canvas, alignment.grow(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25))
     assert evidence.exactness > alignment.NEAR_EXACT
     for places in (matching.MAX_PLACES, matching.MAX_PLACES + 1):
         maps = np.tile(place, (2 * places, 1, 1))  # each twice
