@@ -610,6 +610,11 @@ def grow(
     return Grown(affine, *_cropped(region, box, MEASURE_MARGIN, canvas.shape))
 
 
+def grown(affine: np.ndarray, mask: np.ndarray) -> Grown:
+    """A region given as a mask (H, W) bool of the whole picture."""
+    return Grown(affine, *_cropped(mask, (0, 0, mask.shape[1], mask.shape[0]), MEASURE_MARGIN, mask.shape))
+
+
 def _worth(
     canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tuple[int, int, int, int], min_fine: float
 ) -> bool:

@@ -42,6 +42,9 @@ MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame
 NEAR_EXACT_LIKENESS = math.atanh(0.98)  # of copies that differ by shading and rounding only
 MIN_EXACTNESS = 0.4  # of a disc from which candidates are also looked at in the order of their exactness
 MAX_PLACES = 6  # maps under which one content may be identical but for rounding
+MIN_BETTER = 0.1  # by which the fine structure (Fisher's transform) must agree better within another copy's outline
+REST_RESIDUAL = 2.0  # times as much as inside that a copy must differ beyond an outline to be cut to it
+MIN_COMMON = (0.7, 1.25)  # share of an outline that a copy must hold to be cut to it, and how much larger it must be
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
     "fine": 1,
@@ -212,11 +215,13 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
                 screened.extend(_screen(search, kind, found) for kind, found in _inside(search, grey, region))
     with search.timed("verification"):
         _prove(search, screened, settings.max_verified * (1 + len(regions)))
+        _share_outlines(search)
     copies, facts, kept = _ranked(search)
     if kept and not search.late() and settings.matching_kinds != ("exact",):
         with search.timed("further copies"):
             again = _further(search, group_copies([copies[k] for k in kept], image.shape[:2]))
             _prove(search, [_screen(search, "dense", again)], MAX_FURTHER)
+            _share_outlines(search)
         copies, facts, kept = _ranked(search)
     instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
@@ -675,6 +680,60 @@ def _keep(search: _Search, kind: str, evidence: Evidence, facts: dict[str, float
     search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local, score, source, target))
     search.evidence.append(facts)
     return True
+
+
+def _share_outlines(search: _Search) -> None:
+    """Cut what grew beyond a better proven copy of its content down to that, where it agrees better there.
+
+    Tiles, ripples and bricks fit beside a copy too, and of several copies one grows further over them than another.
+    """
+    threshold = score_threshold(search.settings.max_false_alarms)
+    order = sorted(range(len(search.copies)), key=lambda k: -search.copies[k].score)
+    proven = [region for k in order if (c := search.copies[k]).score >= threshold for region in (c.source, c.target)]
+    for place, k in enumerate(order):
+        if search.copies[k].kind != "exact" and not search.late():
+            # Of each of those before it the source and the target.
+            search.copies[k], search.evidence[k] = _within_outline(search, k, proven[: 2 * place], threshold)
+
+
+def _within_outline(
+    search: _Search, k: int, outlines: Sequence[Region], threshold: float
+) -> tuple[Copy, dict[str, float]]:
+    """A copy and its measures within the first of these outlines where it agrees better; as they are without any."""
+    copy, facts, shape = search.copies[k], search.evidence[k], search.canvas.shape
+    for outline in outlines:
+        mask = _common(copy, outline, shape)
+        if mask is None:
+            continue
+        evidence = alignment.measure(search.canvas, alignment.grown(copy.affine, mask), MIN_MARGINS[0])
+        if evidence is None or not _holds(evidence):
+            continue
+        beyond = copy.source.full(shape) & (cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
+        rest = beyond.any() and alignment.measure(search.canvas, alignment.grown(copy.affine, beyond))
+        if rest and rest.residual < REST_RESIDUAL * evidence.residual:
+            continue
+        votes, support = (round(math.exp(facts[name])) for name in ("votes", "support"))
+        told = features(evidence, votes, support, facts["usual"], search.canvas.noise)
+        score = calibrated_score(told)
+        better = told["fine"] >= facts["fine"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
+        source = _cut(evidence.mask, evidence.x, evidence.y)
+        target = warp_region(source, copy.affine, shape)
+        if better and target is not None and score >= min(copy.score, threshold):
+            return replace(copy, correlation=evidence.local, score=score, source=source, target=target), told
+    return copy, facts
+
+
+def _common(copy: Copy, outline: Region, shape: tuple[int, int]) -> np.ndarray | None:
+    """Mask (H, W) bool of a copy's source within an outline that lies in its source or target; None unless smaller."""
+    for region, back in ((copy.source, None), (copy.target, alignment.invert(copy.affine))):
+        area = outline.mask.sum()
+        if _overlap(outline, region) < MIN_COMMON[0] * area or region.mask.sum() < MIN_COMMON[1] * area:
+            continue
+        there = outline if back is None else warp_region(outline, back, shape)
+        mask = copy.source.full(shape) & there.full(shape) if there else None
+        if mask is not None and mask.sum() >= MIN_AREA:
+            return mask
+    return None
 
 
 def features(evidence: Evidence, votes: int, support: int, usual: float, noise: float) -> dict[str, float]:

@@ -576,3 +576,34 @@ def test_the_outline_of_a_shaded_copy_reaches_its_edge():
         partner[square] = np.rint(template + strength * (x * x + y * y))[square]
         outline = alignment._shaded_outline(template, partner, np.ones((100, 100), bool), core)
         assert (outline == core).all() if strength == 0 else f1(outline, square) > 0.9
+
+
+def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one():
+    first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
+    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
+    canvas = alignment.prepare(picture)
+
+    def disc(radius):
+        return cv2.circle(np.zeros(canvas.shape, np.uint8), (100, 120), radius, 1, -1) > 0
+
+    def copy(affine, mask, score):
+        source = matching._cut(mask, 0, 0)
+        target = matching.warp_region(source, affine, canvas.shape)
+        evidence = alignment.measure(canvas, alignment.grown(affine, mask))
+        search.copies.append(Copy("dense", affine, 1, evidence.local, score, source, target))
+        search.evidence.append(matching.features(evidence, 1, 1, 0.3, canvas.noise))
+
+    for radii in ((27, 40), (20, 27)):
+        search = matching._Search(canvas, SETTINGS, math.inf)
+        copy(first, disc(radii[0]), 0.99)
+        copy(second, disc(radii[1]), 0.98)
+        before = dict(search.evidence[1])
+        matching._share_outlines(search)
+        region = search.copies[1].source.full(canvas.shape)
+        assert f1(region, disc(27)) > 0.95
+        if radii[1] == 40:
+            assert search.evidence[1]["fine"] > before["fine"] + 0.1
+            assert f1(search.copies[1].target.full(canvas.shape), np.roll(disc(27), (180, 20), (0, 1))) > 0.95
+        else:  # what lies beyond the smaller one agrees as well
+            assert search.evidence[1] == before
+        assert f1(search.copies[0].source.full(canvas.shape), disc(radii[0])) == 1
