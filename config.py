@@ -408,17 +408,27 @@ def parse(cls: type[T], argv: list[str] | None = None, description: str | None =
 
 
 def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
-    """Entry point of every script: parse, call `main`, and end with its exit status.
+    """Entry point of every script: parse, call `main`, and end with its exit status; a rank ends without cleaning up.
 
     A user's mistake (`InputError`, a missing file) and what the machine lacks (a full disk, a process that was killed
     for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
     """
+    status = _status(main, cls)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # gloo's threads may still hold tensors; released while the interpreter ends, they abort the rank (pytorch #179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
     name = Path(sys.argv[0]).name
     try:
-        sys.exit(main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0)
+        return main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except (InputError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as mistake:
         text = str(mistake)
     except OSError as fault:
@@ -435,9 +445,9 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
         )
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     print(f"{name}: error: {one_line(text)}", file=sys.stderr)
-    sys.exit(2)
+    return 2
 
 
 def one_line(text: str) -> str:

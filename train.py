@@ -440,6 +440,7 @@ def stop(run: Run) -> int:
     """Save and leave after a signal; the exit status is 128 + the signal's number, as shells have it."""
     if run.ranks.main:
         run.save()
+        run.log.events.close()
         where = f"epoch {run.progress.epoch}, step {run.progress.step}"
         print(f"interrupted after {where}; saved {run.last}, go on with --resume", file=sys.stderr)
     distributed.barrier()
