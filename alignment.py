@@ -610,7 +610,7 @@ def grow(
     return Grown(affine, *_cropped(region, box, MEASURE_MARGIN, canvas.shape))
 
 
-def grown(affine: np.ndarray, mask: np.ndarray) -> Grown:
+def from_mask(affine: np.ndarray, mask: np.ndarray) -> Grown:
     """A region given as a mask (H, W) bool of the whole picture."""
     return Grown(affine, *_cropped(mask, (0, 0, mask.shape[1], mask.shape[0]), MEASURE_MARGIN, mask.shape))
 

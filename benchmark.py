@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from matching import Region
     from metrics import Record
 
+DOUBT = 0.1  # share of samples in which the calibration may let more pictures pass than a threshold says
 WIDTHS = (6, 6, 6, 8, 9, 6, 6, 4)  # of the columns of the accuracy table
 Commands = (
     Annotated[AccuracySettings, tyro.conf.subcommand("accuracy")]
@@ -373,19 +374,19 @@ def trees(model: "HistGradientBoostingClassifier") -> dict[str, Any]:
 
 
 def _tail(best: "np.ndarray", share: float) -> float:
-    """Log-odds that at most `share` of such pictures pass, with 90 % confidence; `best` are theirs, largest first.
+    """Log-odds that at most `share` of such pictures pass, unless by bad luck; `best` are theirs, largest first.
 
-    Of n pictures as many may pass as a share that large would let pass in at most one of ten samples (a one-sided
+    Of n pictures as many may pass as a share that large would let pass in at most `DOUBT` of samples (a one-sided
     binomial bound). Beyond the sample its tail goes on as an exponential (Hill's estimate on the log-odds).
     """
     from scipy.stats import binom
 
-    allowed = int(binom.ppf(0.1, len(best), share)) - 1
+    allowed = int(binom.ppf(DOUBT, len(best), share)) - 1
     if allowed >= 0:
         return float(best[allowed]) + 1e-6
     tenth = max(len(best) // 10, 1)
     slope = float((best[:tenth] - best[tenth]).mean())
-    return float(best[0]) + slope * math.log(2.3 / max(share * len(best), 1e-9)) * 0.5
+    return float(best[0]) + slope * math.log(-math.log(DOUBT) / max(share * len(best), 1e-9)) * 0.5
 
 
 def _facts(picture: "Picture") -> list[tuple[dict[str, float], int]]:

@@ -414,7 +414,9 @@ def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
     for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
     """
     status = _status(main, cls)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    from distributed import read_ranks  # numpy comes with it, which a mistake need not wait for
+
+    if read_ranks().world > 1:
         # gloo's threads may still hold tensors; released while the interpreter ends, they abort the rank (pytorch #179291).
         sys.stdout.flush()
         sys.stderr.flush()

@@ -689,36 +689,33 @@ def _share_outlines(search: _Search) -> None:
     """
     threshold = score_threshold(search.settings.max_false_alarms)
     order = sorted(range(len(search.copies)), key=lambda k: -search.copies[k].score)
-    proven = [region for k in order if (c := search.copies[k]).score >= threshold for region in (c.source, c.target)]
     for place, k in enumerate(order):
         if search.copies[k].kind != "exact" and not search.late():
-            # Of each of those before it the source and the target.
-            search.copies[k], search.evidence[k] = _within_outline(search, k, proven[: 2 * place], threshold)
+            better = [copy for b in order[:place] if (copy := search.copies[b]).score >= threshold]
+            search.copies[k], search.evidence[k] = _within_outline(search, k, better, threshold)
 
 
-def _within_outline(
-    search: _Search, k: int, outlines: Sequence[Region], threshold: float
-) -> tuple[Copy, dict[str, float]]:
-    """A copy and its measures within the first of these outlines where it agrees better; as they are without any."""
+def _within_outline(search: _Search, k: int, better: Sequence[Copy], threshold: float) -> tuple[Copy, dict[str, float]]:
+    """A copy and its measures within the first outline of these where it agrees better; as they are without any."""
     copy, facts, shape = search.copies[k], search.evidence[k], search.canvas.shape
-    for outline in outlines:
+    for outline in itertools.chain.from_iterable((other.source, other.target) for other in better):
         mask = _common(copy, outline, shape)
         if mask is None:
             continue
-        evidence = alignment.measure(search.canvas, alignment.grown(copy.affine, mask), MIN_MARGINS[0])
+        evidence = alignment.measure(search.canvas, alignment.from_mask(copy.affine, mask), MIN_MARGINS[0])
         if evidence is None or not _holds(evidence):
             continue
         beyond = copy.source.full(shape) & (cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
-        rest = beyond.any() and alignment.measure(search.canvas, alignment.grown(copy.affine, beyond))
+        rest = beyond.any() and alignment.measure(search.canvas, alignment.from_mask(copy.affine, beyond))
         if rest and rest.residual < REST_RESIDUAL * evidence.residual:
             continue
         votes, support = (round(math.exp(facts[name])) for name in ("votes", "support"))
         told = features(evidence, votes, support, facts["usual"], search.canvas.noise)
         score = calibrated_score(told)
-        better = told["fine"] >= facts["fine"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
+        agrees = told["fine"] >= facts["fine"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
         source = _cut(evidence.mask, evidence.x, evidence.y)
         target = warp_region(source, copy.affine, shape)
-        if better and target is not None and score >= min(copy.score, threshold):
+        if agrees and target is not None and score >= min(copy.score, threshold):
             return replace(copy, correlation=evidence.local, score=score, source=source, target=target), told
     return copy, facts
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -111,3 +113,19 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys)
             config.run(demo.main, config.DemoSettings)
         printed = capsys.readouterr().err
         assert end.value.code == 2 and printed.count("\n") == 1 and str(tmp_path) in printed
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_rank_ends_with_its_status_and_output_but_without_cleaning_up(world):
+    code = """
+import atexit, config
+atexit.register(print, "cleaned up")
+config.run(lambda settings: print("done") or 3, config.DemoSettings)
+"""
+    environment = os.environ | {"WORLD_SIZE": str(world), "RANK": "0", "LOCAL_RANK": "0"}
+    folder = Path(config.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, "x"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.split("\n")[:-1] == (["done", "cleaned up"] if world == 1 else ["done"])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from scipy.stats import binom
 
 import alignment
 import benchmark
@@ -253,6 +254,13 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
     # One picture in a hundred: with 40 pictures that is beyond the sample, so no false candidate passes.
     odds = dict(map(tuple, content["thresholds"]))
     assert odds[0.001] > odds[0.01] > odds[0.1]
+
+
+def test_a_threshold_lets_no_more_pass_than_chance_would_in_a_tenth_of_the_samples():
+    best = np.arange(1000.0)[::-1]
+    for share in (0.01, 0.03, 0.1):
+        passing = int((best > benchmark._tail(best, share)).sum())
+        assert binom.cdf(passing, 1000, share) < 0.1 <= binom.cdf(passing + 1, 1000, share)
 
 
 def test_other_copies_need_their_share_of_the_best_copys_grain():
@@ -589,7 +597,7 @@ def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one():
     def copy(affine, mask, score):
         source = matching._cut(mask, 0, 0)
         target = matching.warp_region(source, affine, canvas.shape)
-        evidence = alignment.measure(canvas, alignment.grown(affine, mask))
+        evidence = alignment.measure(canvas, alignment.from_mask(affine, mask))
         search.copies.append(Copy("dense", affine, 1, evidence.local, score, source, target))
         search.evidence.append(matching.features(evidence, 1, 1, 0.3, canvas.noise))
 
