@@ -256,6 +256,21 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
     assert odds[0.001] > odds[0.01] > odds[0.1]
 
 
+def test_known_maps_are_those_that_say_the_same_where_they_hold():
+    known = matching._Known()
+    turned = affine_map((50, 50), (200, 80), 20)
+    known.add_candidate(turned, np.array([50.0, 50.0]))
+    assert (turned, np.array([55.0, 45.0])) in known
+    assert (turned, np.array([61.0, 50.0])) not in known  # more than 10 px away
+    moved = turned + np.array([[0, 0, 3.5], [0, 0, -3.5]])
+    assert (moved, np.array([50.0, 50.0])) in known  # by less than 4 px
+    assert (turned + np.array([[0, 0, 4.5], [0, 0, 0]]), np.array([50.0, 50.0])) not in known
+    # The same place of the centre, but what lies 6 px beside it moves by more than 4 px.
+    assert (affine_map((50, 50), (200, 80), 80), np.array([50.0, 50.0])) not in known
+    known.add_region(alignment.invert(turned), 180, 60, np.ones((40, 40), bool), 1.5)
+    assert (alignment.invert(turned), np.array([210.0, 90.0])) in known
+
+
 def test_a_threshold_lets_no_more_pass_than_chance_would_in_a_tenth_of_the_samples():
     best = np.arange(1000.0)[::-1]
     for share in (0.01, 0.03, 0.1):
@@ -515,15 +530,24 @@ def test_exactness_against_the_formula():
     ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
 
-    def quartile(dx, dy):
-        a, b = canvas.rough[ys, xs], canvas.rough[ys + 90 + dy, xs + 150 + dx]
+    def quartile(rough, dx, dy):
+        a, b = rough[ys, xs], rough[ys + 90 + dy, xs + 150 + dx]
         squares = np.sort((a - b * max((a * b).sum(), 0) / (b * b).sum()) ** 2)
         return squares[3 * len(a) // 4] + alignment.ROUNDING
 
-    away = min(quartile(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2)
+    def away_of(rough):
+        ring = [(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2]
+        return min(quartile(rough, dx, dy) for dx, dy in ring)
+
     found = alignment._exactness(canvas.rough, place, xs, ys)
-    assert found == pytest.approx(0.5 * math.log(away / quartile(0, 0)), abs=1e-3)
+    assert found == pytest.approx(0.5 * math.log(away_of(canvas.rough) / quartile(canvas.rough, 0, 0)), abs=1e-3)
     assert found > alignment.NEAR_EXACT
+    drawn = np.random.default_rng(3).normal(0, 1, canvas.rough.shape).astype(np.float32)
+    for strength, told in ((2.0, True), (4.0, False)):  # of noise; under 0.39 it is too little to be told
+        noisy = canvas.rough + strength * drawn
+        expected = 0.5 * math.log(away_of(noisy) / quartile(noisy, 0, 0))
+        assert told == (expected > 0.5 * math.log(alignment.LEAST_TOLD)) and 0.1 < expected < 1
+        assert alignment._exactness(noisy, place, xs, ys) == (pytest.approx(expected, abs=1e-3) if told else 0)
     turned = affine_map((82, 222), (232, 312), degrees=4)
     assert alignment._exactness(canvas.rough, turned, xs, ys) == 0  # resampled
     assert alignment._exactness(canvas.rough, place + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
@@ -586,32 +610,55 @@ def test_the_outline_of_a_shaded_copy_reaches_its_edge():
         assert (outline == core).all() if strength == 0 else f1(outline, square) > 0.9
 
 
-def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one():
-    first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
-    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
-    canvas = alignment.prepare(picture)
-
-    def disc(radius):
-        return cv2.circle(np.zeros(canvas.shape, np.uint8), (100, 120), radius, 1, -1) > 0
-
-    def copy(affine, mask, score):
+def outlined(canvas, *copies) -> matching._Search:
+    """Search that holds copies: (map, source mask (H, W), score) each."""
+    search = matching._Search(canvas, SETTINGS, math.inf)
+    for affine, mask, score in copies:
         source = matching._cut(mask, 0, 0)
         target = matching.warp_region(source, affine, canvas.shape)
         evidence = alignment.measure(canvas, alignment.from_mask(affine, mask))
         search.copies.append(Copy("dense", affine, 1, evidence.local, score, source, target))
         search.evidence.append(matching.features(evidence, 1, 1, 0.3, canvas.noise))
+    return search
 
-    for radii in ((27, 40), (20, 27)):
-        search = matching._Search(canvas, SETTINGS, math.inf)
-        copy(first, disc(radii[0]), 0.99)
-        copy(second, disc(radii[1]), 0.98)
-        before = dict(search.evidence[1])
-        matching._share_outlines(search)
-        region = search.copies[1].source.full(canvas.shape)
-        assert f1(region, disc(27)) > 0.95
-        if radii[1] == 40:
-            assert search.evidence[1]["fine"] > before["fine"] + 0.1
-            assert f1(search.copies[1].target.full(canvas.shape), np.roll(disc(27), (180, 20), (0, 1))) > 0.95
-        else:  # what lies beyond the smaller one agrees as well
-            assert search.evidence[1] == before
-        assert f1(search.copies[0].source.full(canvas.shape), disc(radii[0])) == 1
+
+def disc(canvas, x, y, radius) -> np.ndarray:
+    return cv2.circle(np.zeros(canvas.shape, np.uint8), (x, y), radius, 1, -1) > 0
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one(inverse):
+    first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
+    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
+    canvas = alignment.prepare(picture)
+    places = [(100, 120), (120, 300)]
+    if inverse:  # the better one's outline lies in the copy's target
+        second, places = alignment.invert(second), places[::-1]
+    search = outlined(canvas, (first, disc(canvas, 100, 120, 27), 0.99), (second, disc(canvas, *places[0], 40), 0.98))
+    before = dict(search.evidence[1])
+    matching._share_outlines(search)
+    for region, place in zip((search.copies[1].source, search.copies[1].target), places, strict=True):
+        assert f1(region.full(canvas.shape), disc(canvas, *place, 27)) > 0.95
+    assert search.evidence[1]["fine"] > before["fine"] + 0.1
+    assert f1(search.copies[0].source.full(canvas.shape), disc(canvas, 100, 120, 27)) == 1
+
+
+def test_a_copy_is_not_cut_to_the_part_of_it_that_is_richest_in_structure():
+    rng = np.random.default_rng(5)
+    grain = cv2.GaussianBlur(rng.normal(0, 1, (400, 400)), (0, 0), 1.0)
+    y, x = np.mgrid[:400, :400]
+    strength = np.where((x - 100) ** 2 + (y - 120) ** 2 < 20**2, 60, 14)
+    grey = 120 + strength * grain
+    first, second = affine_map((100, 120), (290, 140)), affine_map((100, 120), (130, 300))
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for affine in (first, second):
+        picture = paste(picture, affine, (100, 120), 48)[0]
+    picture = picture + rng.normal(0, 2, (400, 400, 1))
+    canvas = alignment.prepare(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+    rich, whole = disc(canvas, 100, 120, 18), disc(canvas, 100, 120, 46)
+    search = outlined(canvas, (first, rich, 0.99), (second, whole, 0.98))
+    inside = outlined(canvas, (second, rich, 0.99)).evidence[0]
+    assert inside["fine"] > search.evidence[1]["fine"] + matching.MIN_BETTER
+    before = search.copies[1]
+    matching._share_outlines(search)
+    assert search.copies[1] is before
