@@ -662,3 +662,13 @@ def test_a_copy_is_not_cut_to_the_part_of_it_that_is_richest_in_structure():
     before = search.copies[1]
     matching._share_outlines(search)
     assert search.copies[1] is before
+
+
+def test_a_copy_is_not_cut_where_it_agrees_no_better():
+    first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
+    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
+    canvas = alignment.prepare(picture)
+    search = outlined(canvas, (first, disc(canvas, 100, 120, 20), 0.99), (second, disc(canvas, 100, 120, 27), 0.98))
+    before = search.copies[1]
+    matching._share_outlines(search)
+    assert search.copies[1] is before
