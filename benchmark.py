@@ -108,10 +108,11 @@ def accuracy(settings: AccuracySettings) -> None:
     lines: list[str] = []
     chosen = [(folder, choose(folder, settings.limit)) for folder in settings.data]  # a missing folder stops here
     head = ("forged", "found", "oF1", "pixel F1", "authentic", "alarms", "s/MP", "cut")
-    print(f"{'set':24} " + " ".join(f"{name:>{width}}" for name, width in zip(head, WIDTHS, strict=True)))
-    for folder, pictures in chosen:
+    for place, (folder, pictures) in enumerate(chosen):
         jobs = [(picture, settings.matching, settings.jpeg, settings.noise) for picture in pictures]
         results = list(parallel(_score, jobs, settings.workers))
+        if place == 0:  # no head over an error
+            print(f"{'set':24} " + " ".join(f"{name:>{width}}" for name, width in zip(head, WIDTHS, strict=True)))
         print(_line(folder.name, results), flush=True)
         for picture, (record, _, _) in zip(pictures, results, strict=True):
             lines.append(json.dumps({"set": str(folder), **record_to_dict(record)}))
@@ -260,11 +261,12 @@ def _print_by(title: str, described: "Sequence[tuple[Record, dict]]", key: Calla
 def matching_speed(settings: MatchingSpeedSettings) -> None:
     """Time and peak memory per size, each size in a process of its own."""
     jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
-    print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
-    for job in jobs:
+    for place, job in enumerate(jobs):
         # A fresh process, whose peak memory is this size's.
         with ProcessPoolExecutor(1, initializer=follow_parent) as pool:
             seconds, peak, stages = pool.submit(_time, job).result()
+        if place == 0:  # no head over an error
+            print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
         middle = statistics.median(seconds)
         parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items() if name != "all")
         print(f"{job[1]:10g} {middle:9.2f} {max(seconds):8.2f} {middle / job[1]:6.2f} {peak:9.0f}  {parts}", flush=True)

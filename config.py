@@ -431,7 +431,9 @@ def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (InputError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as mistake:
+    except (FileExistsError, NotADirectoryError) as mistake:
+        text = f"no folder can be at {mistake.filename or mistake}: there, or above it, is a file; give another path"
+    except (InputError, FileNotFoundError, PermissionError) as mistake:
         text = str(mistake)
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
