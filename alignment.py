@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from exact import on_grid
+from panels import find_gutters
 
 FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
 GRAIN_SIGMA = 0.7  # the same for the finest structure
@@ -56,6 +57,7 @@ class Canvas:
     fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
     grain: np.ndarray  # what is finer than GRAIN_SIGMA, brought to equal strength
     informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
+    gutters: np.ndarray  # (H, W) bool: between the panels of a composed figure
     noise: float  # standard deviation of the fine structure in the quietest parts
 
     @property
@@ -115,7 +117,7 @@ def prepare(image: np.ndarray) -> Canvas:
     informative = (busy & ~flat & ~steps & ~_one_dimensional(grey)).astype(np.uint8)
     rough[steps] = np.nan
     grain = _equalised(grey, grey, GRAIN_SIGMA)
-    return Canvas(grey, band, narrow, rough, levels, fine, grain, informative, noise)
+    return Canvas(grey, band, narrow, rough, levels, fine, grain, informative, find_gutters(grey), noise)
 
 
 def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
@@ -702,7 +704,7 @@ def _touches(region: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
 def _pair(
     canvas: Canvas, affine: np.ndarray, box: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Template and aligned partner (h, w) float32 in the window, and where the partner lies inside the picture."""
+    """Template and aligned partner (h, w) float32 in the window, and where both lie inside a panel of the picture."""
     x0, y0, x1, y1 = box
     partner = _warped(canvas.levels[_level(affine)], affine, box, cv2.INTER_CUBIC)
     xs, ys = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
@@ -712,6 +714,9 @@ def _pair(
     valid = (px >= 0) & (py >= 0) & (px <= canvas.shape[1] - 1) & (py <= canvas.shape[0] - 1)
     # A pixel that maps next to itself is no copy.
     valid &= (px - xs) ** 2 + (py - ys) ** 2 > 6**2
+    if canvas.gutters.any():
+        there = _warped(canvas.gutters.astype(np.uint8), affine, box, cv2.INTER_NEAREST) > 0
+        valid &= ~(canvas.gutters[y0:y1, x0:x1] | there)
     return canvas.grey[y0:y1, x0:x1], partner, valid
 
 
@@ -756,6 +761,7 @@ def _agreeing(
     agree = (local > min_local).astype(np.uint8)
     agree = cv2.morphologyEx(agree, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     agree = cv2.morphologyEx(agree, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    agree[~valid] = 0  # closing must not bridge a gutter
     count, labels = cv2.connectedComponents(agree, connectivity=4)
     if count < 2:
         return None
@@ -806,7 +812,7 @@ def _outline(
     fitting &= np.bincount(labels.ravel(), _lead(fine_a, fine_b, 9, AWAY).ravel(), count) > MIN_LEAD * stats[:, 4]
     agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
     between = _closed(agree, join) & similar & valid
-    full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    full = cv2.morphologyEx((between | (agree > 0) & valid).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
     _, labels = cv2.connectedComponents(full, connectivity=4)
     ys, xs = np.ogrid[: y1 - y0, : x1 - x0]
     disc = (xs - (centre[0] - x0)) ** 2 + (ys - (centre[1] - y0)) ** 2 <= max(radius, 5) ** 2
