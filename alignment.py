@@ -57,7 +57,7 @@ class Canvas:
     fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
     grain: np.ndarray  # what is finer than GRAIN_SIGMA, brought to equal strength
     informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
-    gutters: np.ndarray  # (H, W) bool: between the panels of a composed figure
+    gutters: np.ndarray | None  # (H, W) bool: between the panels of a composed figure; None in a picture of one panel
     noise: float  # standard deviation of the fine structure in the quietest parts
 
     @property
@@ -117,7 +117,10 @@ def prepare(image: np.ndarray) -> Canvas:
     informative = (busy & ~flat & ~steps & ~_one_dimensional(grey)).astype(np.uint8)
     rough[steps] = np.nan
     grain = _equalised(grey, grey, GRAIN_SIGMA)
-    return Canvas(grey, band, narrow, rough, levels, fine, grain, informative, find_gutters(grey), noise)
+    gutters = find_gutters(grey)
+    return Canvas(
+        grey, band, narrow, rough, levels, fine, grain, informative, gutters if gutters.any() else None, noise
+    )
 
 
 def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
@@ -714,7 +717,7 @@ def _pair(
     valid = (px >= 0) & (py >= 0) & (px <= canvas.shape[1] - 1) & (py <= canvas.shape[0] - 1)
     # A pixel that maps next to itself is no copy.
     valid &= (px - xs) ** 2 + (py - ys) ** 2 > 6**2
-    if canvas.gutters.any():
+    if canvas.gutters is not None:
         there = _warped(canvas.gutters.astype(np.uint8), affine, box, cv2.INTER_NEAREST) > 0
         valid &= ~(canvas.gutters[y0:y1, x0:x1] | there)
     return canvas.grey[y0:y1, x0:x1], partner, valid
