@@ -57,7 +57,7 @@ class Canvas:
     fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
     grain: np.ndarray  # what is finer than GRAIN_SIGMA, brought to equal strength
     informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
-    gutters: np.ndarray | None  # (H, W) bool: between the panels of a composed figure; None in a picture of one panel
+    gutters: np.ndarray | None  # (H, W) uint8: 1 between the panels of a composed figure; None without any
     noise: float  # standard deviation of the fine structure in the quietest parts
 
     @property
@@ -117,10 +117,9 @@ def prepare(image: np.ndarray) -> Canvas:
     informative = (busy & ~flat & ~steps & ~_one_dimensional(grey)).astype(np.uint8)
     rough[steps] = np.nan
     grain = _equalised(grey, grey, GRAIN_SIGMA)
-    gutters = find_gutters(grey)
-    return Canvas(
-        grey, band, narrow, rough, levels, fine, grain, informative, gutters if gutters.any() else None, noise
-    )
+    found = find_gutters(grey)
+    gutters = found.view(np.uint8) if found.any() else None
+    return Canvas(grey, band, narrow, rough, levels, fine, grain, informative, gutters, noise)
 
 
 def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
@@ -718,8 +717,8 @@ def _pair(
     # A pixel that maps next to itself is no copy.
     valid &= (px - xs) ** 2 + (py - ys) ** 2 > 6**2
     if canvas.gutters is not None:
-        there = _warped(canvas.gutters.astype(np.uint8), affine, box, cv2.INTER_NEAREST) > 0
-        valid &= ~(canvas.gutters[y0:y1, x0:x1] | there)
+        there = _warped(canvas.gutters, affine, box, cv2.INTER_NEAREST)
+        valid &= (canvas.gutters[y0:y1, x0:x1] | there) == 0
     return canvas.grey[y0:y1, x0:x1], partner, valid
 
 
@@ -815,7 +814,7 @@ def _outline(
     fitting &= np.bincount(labels.ravel(), _lead(fine_a, fine_b, 9, AWAY).ravel(), count) > MIN_LEAD * stats[:, 4]
     agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
     between = _closed(agree, join) & similar & valid
-    full = cv2.morphologyEx((between | (agree > 0) & valid).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
     _, labels = cv2.connectedComponents(full, connectivity=4)
     ys, xs = np.ogrid[: y1 - y0, : x1 - x0]
     disc = (xs - (centre[0] - x0)) ** 2 + (ys - (centre[1] - y0)) ** 2 <= max(radius, 5) ** 2

@@ -9,10 +9,10 @@ import numpy as np
 # the narrow one, which what rings beside bright ones exceeds.
 COLOURS = ((255, 20), (0, 8), (0, 20))
 MIN_CLEAN = 0.97  # share of a line from side to side that must be of that colour
-MIN_CONTRAST = 1.5  # grey levels, by the median along the line, by which what lies beside a gutter must differ from it
-BESIDE = 2  # further lines beside a gutter before that: its edge may be blurred
-MIN_PANEL = 16  # least side of a panel in pixels
-MAX_DEPTH = 6  # times that rows and columns are cut in turn
+MIN_CONTRAST = 1.5  # grey levels by which the median of the lines beside a gutter must differ from its own
+BESIDE = 2  # further lines before those: the edge of a gutter may be blurred
+MIN_PANEL = 16  # least side of a panel in pixels: lines of text are narrower
+MAX_DEPTH = 6  # times that rows and columns are cut in turn: frames in frames must end
 
 
 def find_gutters(grey: np.ndarray) -> np.ndarray:

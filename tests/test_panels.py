@@ -54,11 +54,35 @@ def test_gutters_are_those_that_were_drawn(colour, gap):
     assert len(np.unique(labels[inside])) == 6
 
 
-def test_a_panel_beside_two_in_a_column():
-    column, inner = figure([skimage.data.camera()[:60, :80], skimage.data.camera()[200:260, :80]], 1, 4, 255)
-    grey = np.hstack([column, skimage.data.camera()[100 : 100 + len(column), 200:300]])
-    gutters = np.hstack([inner, np.zeros((len(column), 100), bool)])
+def test_dark_panels_between_black_gutters():
+    grey, gutters = figure([cells(k, base=14) for k in range(6)], 3, 4, 0)
     assert np.array_equal(find_gutters(grey), gutters)
+
+
+def test_gutters_beside_dark_panels_may_be_blurred():
+    panel = np.full((50, 60), 9, np.uint8)
+    panel[:, ::12] = panel[:, 1::12] = 255  # bright things run into the edge: a blurred line there is neither
+    grey, gutters = figure([panel] * 4, 2, 9, 0)
+    _, labels = cv2.connectedComponents((~find_gutters(cv2.GaussianBlur(grey, (0, 0), 1.2))).astype(np.uint8))
+    assert len(np.setdiff1d(labels[~gutters], [0])) == 4
+
+
+def test_a_thin_arrow_may_cross_a_gutter():
+    grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
+    cv2.line(grey, (60, 60), (75, 80), 0, 2)
+    assert np.array_equal(find_gutters(grey), gutters)
+
+
+def test_a_panel_beside_two_in_a_column_over_a_wide_one():
+    camera = skimage.data.camera()
+    column, inner = figure([camera[:60, :80], camera[200:260, :80]], 1, 4, 255)
+    upper = np.hstack([column, camera[100 : 100 + len(column), 200:300]])
+    wide = camera[300:350, 100 : 100 + upper.shape[1]]
+    gap = np.full((5, upper.shape[1]), 255, np.uint8)
+    gutters = np.zeros((len(upper) + len(gap) + len(wide), upper.shape[1]), bool)
+    gutters[: len(upper), : inner.shape[1]] = inner
+    gutters[len(upper) : -len(wide)] = True
+    assert np.array_equal(find_gutters(np.vstack([upper, gap, wide])), gutters)
 
 
 @pytest.mark.parametrize("name", ["camera", "moon", "coins", "text", "page", "cell"])
@@ -68,7 +92,29 @@ def test_a_picture_of_one_panel_has_no_gutters(name):
 
 def test_an_empty_background_is_no_gutter():
     assert not find_gutters(np.pad(cells(0, base=0), 20)).any()  # black to the last row beside the cells
+    cell = cv2.circle(np.zeros((80, 80), np.uint8), (40, 40), 25, 150, -1)
+    assert not find_gutters(np.vstack([cell, cell])).any()
+    assert not find_gutters(np.vstack([skimage.data.camera()[:60, :80], cell])).any()
     assert not find_gutters(np.zeros((50, 50), np.uint8)).any()
+
+
+def test_lines_of_text_are_no_panels():
+    page = np.full((200, 260), 255, np.uint8)
+    for y in range(20, 200, 20):
+        cv2.rectangle(page, (10, y), (250, y + 11), 90, -1)
+    assert not find_gutters(page).any()
+
+
+def test_no_gutter_is_part_of_a_pair_and_closing_bridges_none():
+    grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
+    canvas = alignment.prepare(np.repeat(grey[..., None], 3, axis=2))
+    affine, box = np.array([[1.0, 0, 40], [0, 1, 30]]), (0, 0, 100, 90)
+    _, _, valid = alignment._pair(canvas, affine, box)
+    assert np.array_equal(valid, ~(gutters[:90, :100] | gutters[30:120, 40:140]))
+    apart = np.ones((40, 40), bool)
+    apart[:, 20:22] = False
+    local = np.where(apart, 0.9, -1).astype(np.float32)
+    assert np.array_equal(alignment._agreeing(local, apart, (10, 20), 6, 0.6), np.indices((40, 40))[1] < 20)
 
 
 def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
