@@ -346,9 +346,9 @@ def untrained_model() -> "HistGradientBoostingClassifier":
 
     return HistGradientBoostingClassifier(
         monotonic_cst=list(FEATURES.values()),
-        max_iter=200,
+        max_iter=300,
         learning_rate=0.05,
-        max_leaf_nodes=6,
+        max_leaf_nodes=8,
         min_samples_leaf=60,
         l2_regularization=5,
         early_stopping=False,
