@@ -589,7 +589,7 @@ def grow(
     region = None
     for _ in range(8):
         box = _window(centre, half, (height, width))
-        template, partner, valid = _pair(canvas, affine, box)
+        template, partner, valid = pair(canvas, affine, box)
         local = _local_correlation(template, partner, valid, canvas.noise)
         region = _agreeing(local, valid, (centre[0] - box[0], centre[1] - box[1]), radius, min_local)
         if region is None:
@@ -624,7 +624,7 @@ def _worth(
 ) -> bool:
     """Whether a region's fine structure agrees, before the costlier rest."""
     xs, ys = _some_pixels(region, box, 4000)
-    partner = canvas.fine[_level(affine)]
+    partner = canvas.fine[level_of(affine)]
     fine = _fine_correlation(canvas.fine[0], partner, canvas.informative, affine, xs, ys, MIN_SEEN[1])
     return fine >= 0.8 * min_fine or _exactness(canvas.rough, affine, *_some_pixels(region, box)) > NEAR_EXACT
 
@@ -703,12 +703,12 @@ def _touches(region: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
     )
 
 
-def _pair(
+def pair(
     canvas: Canvas, affine: np.ndarray, box: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Template and aligned partner (h, w) float32 in the window, and where both lie inside a panel of the picture."""
     x0, y0, x1, y1 = box
-    partner = _warped(canvas.levels[_level(affine)], affine, box, cv2.INTER_CUBIC)
+    partner = warped(canvas.levels[level_of(affine)], affine, box, cv2.INTER_CUBIC)
     xs, ys = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
     a = affine.astype(np.float32)
     px = a[0, 0] * xs + a[0, 1] * ys + a[0, 2]
@@ -717,17 +717,17 @@ def _pair(
     # A pixel that maps next to itself is no copy.
     valid &= (px - xs) ** 2 + (py - ys) ** 2 > 6**2
     if canvas.gutters is not None:
-        there = _warped(canvas.gutters, affine, box, cv2.INTER_NEAREST)
+        there = warped(canvas.gutters, affine, box, cv2.INTER_NEAREST)
         valid &= (canvas.gutters[y0:y1, x0:x1] | there) == 0
     return canvas.grey[y0:y1, x0:x1], partner, valid
 
 
-def _level(affine: np.ndarray) -> int:
+def level_of(affine: np.ndarray) -> int:
     """Which of LEVELS brings the partner to the template's resolution."""
     return int(np.argmin(np.abs(np.array(LEVELS) - scale_of(affine))))
 
 
-def _warped(values: np.ndarray, affine: np.ndarray, box: tuple[int, ...], flags: int) -> np.ndarray:
+def warped(values: np.ndarray, affine: np.ndarray, box: tuple[int, ...], flags: int) -> np.ndarray:
     """Values (H, W) at the partner's places of the template's window."""
     shifted = affine.copy()
     shifted[:, 2] += affine[:, :2] @ (box[0], box[1])
@@ -774,7 +774,7 @@ def _agreeing(
     if votes.max() < 0.25 * disc.sum():
         return None
     region = labels == votes.argmax()
-    return _fill_holes(region, 0.2) & valid
+    return fill_holes(region, 0.2) & valid
 
 
 def _outline(
@@ -798,13 +798,13 @@ def _outline(
     wide = np.zeros((y1 - y0, x1 - x0), bool)
     wide[box[1] - y0 : box[1] - y0 + height, box[0] - x0 : box[0] - x0 + width] = region
     box = (x0, y0, x1, y1)
-    template, partner, valid = _pair(canvas, affine, box)
+    template, partner, valid = pair(canvas, affine, box)
     fine_a = canvas.fine[0, y0:y1, x0:x1]
-    fine_b = _warped(canvas.fine[_level(affine)], affine, box, cv2.INTER_CUBIC)
+    fine_b = warped(canvas.fine[level_of(affine)], affine, box, cv2.INTER_CUBIC)
     plain = _local_correlation(template, partner, valid, canvas.noise, EDGE_SIGMA)
     score = np.where(valid, 0.5 * _fine_map(fine_a, fine_b, 1.8) + 0.5 * plain, -1)
     edge = EDGE_LOCAL[int(wide.sum() > LARGE_AREA)]
-    agree = cv2.morphologyEx((score > edge).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
+    agree = cv2.morphologyEx((score > edge).astype(np.uint8), cv2.MORPH_OPEN, ellipse(5))
     gain, offset = _gain(template[wide], partner[wide])
     left = _blur((template - gain * partner - offset) ** 2, 1.5)
     similar = left < 4 * max(canvas.noise**2, float(np.median(left[wide])))
@@ -814,13 +814,13 @@ def _outline(
     fitting &= np.bincount(labels.ravel(), _lead(fine_a, fine_b, 9, AWAY).ravel(), count) > MIN_LEAD * stats[:, 4]
     agree = (fitting & (stats[:, 4] >= 25) & (np.arange(count) > 0))[labels].astype(np.uint8)
     between = _closed(agree, join) & similar & valid
-    full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    full = cv2.morphologyEx((between | (agree > 0)).astype(np.uint8), cv2.MORPH_OPEN, ellipse(3))
     _, labels = cv2.connectedComponents(full, connectivity=4)
     ys, xs = np.ogrid[: y1 - y0, : x1 - x0]
     disc = (xs - (centre[0] - x0)) ** 2 + (ys - (centre[1] - y0)) ** 2 <= max(radius, 5) ** 2
     votes = np.bincount(labels[disc], minlength=1)
     votes[0] = 0
-    outline = _fill_holes(labels == votes.argmax(), 0.2) & valid if votes.max() else wide
+    outline = fill_holes(labels == votes.argmax(), 0.2) & valid if votes.max() else wide
     return (outline if outline.sum() > 0.25 * wide.sum() else wide), box
 
 
@@ -845,11 +845,11 @@ def _sharpened(template: np.ndarray, partner: np.ndarray, valid: np.ndarray, out
     depth = cv2.distanceTransform(np.pad(outline, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     depth -= cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, 5)
     sharp = np.where(np.abs(depth) > EDGE_REACH, outline, told + EDGE_TRUST * (depth + 1) > 0) & valid
-    sharp = cv2.morphologyEx(sharp.astype(np.uint8), cv2.MORPH_OPEN, _ellipse(3))
+    sharp = cv2.morphologyEx(sharp.astype(np.uint8), cv2.MORPH_OPEN, ellipse(3))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(sharp, connectivity=4)
     if count < 2 or 2 * stats[1:, 4].max() < outline.sum():
         return outline
-    return _fill_holes(labels == 1 + stats[1:, 4].argmax(), 0.2) & valid
+    return fill_holes(labels == 1 + stats[1:, 4].argmax(), 0.2) & valid
 
 
 def _shaded_outline(template: np.ndarray, partner: np.ndarray, valid: np.ndarray, outline: np.ndarray) -> np.ndarray:
@@ -868,11 +868,11 @@ def _shaded_outline(template: np.ndarray, partner: np.ndarray, valid: np.ndarray
     outer = inner + _blur(rough**2 + moved**2, 2.0)
     told = _blur(np.clip(0.5 * (np.log(outer / inner) - left * (1 / inner - 1 / outer)), -2, 2), 1.2)
     near = cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, 5) < SHADED_REACH
-    grown = cv2.morphologyEx((outline | ((told > 0) & near & valid)).astype(np.uint8), cv2.MORPH_OPEN, _ellipse(5))
+    grown = cv2.morphologyEx((outline | ((told > 0) & near & valid)).astype(np.uint8), cv2.MORPH_OPEN, ellipse(5))
     _, labels = cv2.connectedComponents(grown, connectivity=4)
     votes = np.bincount(labels[outline])
     votes[0] = 0
-    return _fill_holes(labels == votes.argmax(), 0.2) & valid if votes.any() else outline
+    return fill_holes(labels == votes.argmax(), 0.2) & valid if votes.any() else outline
 
 
 def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -884,11 +884,11 @@ def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
     return deep[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
 
 
-def _ellipse(size: int) -> np.ndarray:
+def ellipse(size: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 
-def _fill_holes(region: np.ndarray, share: float) -> np.ndarray:
+def fill_holes(region: np.ndarray, share: float) -> np.ndarray:
     """Fill holes smaller than a share of the region: flat parts of a content have no correlation of their own."""
     background = (~region).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
@@ -916,11 +916,11 @@ def measure(canvas: Canvas, grown: Grown, min_lead: float = -1.0) -> Evidence | 
     """
     affine, region, box = grown.affine, grown.region, grown.box
     x0, y0, x1, y1 = box
-    template, partner, valid = _pair(canvas, affine, box)
-    level = _level(affine)
+    template, partner, valid = pair(canvas, affine, box)
+    level = level_of(affine)
     fine_a = canvas.fine[0, y0:y1, x0:x1]
-    fine_b = _warped(canvas.fine[level], affine, box, cv2.INTER_CUBIC)
-    told = canvas.informative[y0:y1, x0:x1] & _warped(canvas.informative, affine, box, cv2.INTER_NEAREST)
+    fine_b = warped(canvas.fine[level], affine, box, cv2.INTER_CUBIC)
+    told = canvas.informative[y0:y1, x0:x1] & warped(canvas.informative, affine, box, cv2.INTER_NEAREST)
     core = _inside(region, 120)
     compared = core & (told > 0)
     exactness = _told_exactness(canvas, affine, core, box)
@@ -933,15 +933,13 @@ def measure(canvas: Canvas, grown: Grown, min_lead: float = -1.0) -> Evidence | 
     band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
     band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
     seen = region & (told > 0)
-    grain_a, grain_b = canvas.grain[y0:y1, x0:x1], _warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
+    grain_a, grain_b = canvas.grain[y0:y1, x0:x1], warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
     rough = template - _blur(template, FINE_SIGMA)
     middle_a, middle_b = (_blur(v, 0.8) - _blur(v, 2.5) for v in (template, partner))
     gain, offset = _gain(template[core], partner[core])
     left = template - gain * partner - offset
     left_middle = middle_a - gain * middle_b
-    rim = (cv2.dilate(region.astype(np.uint8), _ellipse(9)) > 0) & ~(
-        cv2.dilate(region.astype(np.uint8), _ellipse(3)) > 0
-    )
+    rim = (cv2.dilate(region.astype(np.uint8), ellipse(9)) > 0) & ~(cv2.dilate(region.astype(np.uint8), ellipse(3)) > 0)
     rim &= valid
     mask = _sharpened(template, partner, valid, region)
     if exactness > NEAR_EXACT:

@@ -220,6 +220,20 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True)
+class OutlineSettings:
+    """Teach the network that draws the outlines of proven copies."""
+
+    data: tuple[Path, ...]  # folders of synthesis.py, whose forgeries it learns from
+    out: Path = Path("weights/outline.onnx")  # file to write, after every epoch
+    limit: int | None = None  # at most this many forgeries of each folder
+    epochs: int = 8  # passes over the windows
+    batch_size: int = 32  # windows per step
+    learning_rate: float = 2e-3  # highest; falls on a cosine to 0
+    seed: int = 0  # weights, order and turns of the windows
+    workers: int = os.cpu_count() or 1  # processes that cut windows side by side
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Train the head (and the last blocks of the backbone, if asked for)."""
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import alignment
 import candidates
 import exact
+import outline
 from alignment import Canvas, Evidence
 from candidates import Candidates
 from config import InputError, MatchingSettings, read_json
@@ -223,9 +224,24 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
             _prove(search, [_screen(search, "dense", again)], MAX_FURTHER)
             _share_outlines(search)
         copies, facts, kept = _ranked(search)
+    with search.timed("outlines"):
+        copies = tuple(_outlined(search, copy) if k in kept else copy for k, copy in enumerate(copies))
     instances = group_copies([copies[k] for k in kept], image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
     return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
+
+
+def _outlined(search: _Search, copy: Copy) -> Copy:
+    """A proven copy with its outline drawn anew; as it is where the network sees none or time is over."""
+    if search.late() or copy.kind == "exact":
+        return copy
+    shape = search.canvas.shape
+    mask = outline.draw(search.canvas, copy.affine, copy.source.full(shape))
+    source = None if mask is None else _cut(mask, 0, 0)
+    target = source and warp_region(source, copy.affine, shape)
+    if not target or _overlap(source, target) > max(0.1 * source.mask.sum(), _overlap(copy.source, copy.target)):
+        return copy
+    return replace(copy, source=source, target=target)
 
 
 def _ranked(search: _Search) -> tuple[tuple[Copy, ...], tuple[dict[str, float], ...], list[int]]:
@@ -698,8 +714,8 @@ def _share_outlines(search: _Search) -> None:
 def _within_outline(search: _Search, k: int, better: Sequence[Copy], threshold: float) -> tuple[Copy, dict[str, float]]:
     """A copy and its measures within the first outline of these where it agrees better; as they are without any."""
     copy, facts, shape = search.copies[k], search.evidence[k], search.canvas.shape
-    for outline in itertools.chain.from_iterable((other.source, other.target) for other in better):
-        mask = _common(copy, outline, shape)
+    for known in itertools.chain.from_iterable((other.source, other.target) for other in better):
+        mask = _common(copy, known, shape)
         if mask is None:
             continue
         evidence = alignment.measure(search.canvas, alignment.from_mask(copy.affine, mask), MIN_MARGINS[0])

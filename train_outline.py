@@ -1,0 +1,280 @@
+"""Teaches the network that draws the outlines of proven copies (outline.py).
+
+    python train_outline.py --data forgeries cells --out weights/outline.onnx
+
+learns from folders of synthesis.py: windows of true copies, each with the outline that the evidence has proven and the
+true one.
+"""
+
+import itertools
+import math
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import alignment
+import config
+import outline
+from alignment import Canvas
+from config import InputError, OutlineSettings
+
+SIDE = 96  # of the windows that it learns from, in pixels
+HELD_OUT = 10  # one base picture of so many is only scored
+OVERLAP = 0.3  # share of a learned region that must be true, else its map is wrong
+SPOTS = 3  # windows along the edge of a copy that is larger than a window; one more lies anywhere in it
+DEGRADED = 0.4  # share of the forgeries that get noise, or are saved as JPEG, before they are looked at
+MAX_NOISE = 5.0  # standard deviation, grey levels
+JPEG = (60, 96)  # least and most quality
+
+
+class OutlineNet(nn.Module):
+    """Log-odds (B, 1, h, w) that a pixel belongs to the copy, from `outline.structures` and masks.
+
+    h and w are multiples of `outline.STEP`.
+
+    Both partners go through the same two convolutions; their product and difference through a small U-Net
+    (Ronneberger, Fischer, Brox 2015) with skip connections, for the surroundings say where an outline may run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(_conv(4, 12), nn.ReLU(), _conv(12, 12))
+        self.compare = nn.Conv2d(3 * 12 + 2 + 4 + 3, 16, 1)
+        widths = (16, 32, 48, 48)
+        steps = list(itertools.pairwise(widths))
+        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in steps)
+        self.deep = nn.ModuleList(_conv(b, b) for _, b in steps)
+        self.up = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in reversed(steps))
+        self.smooth = nn.ModuleList(_conv(a, a) for a, _ in reversed(steps))
+        self.out = nn.Conv2d(16, 1, 1)
+
+    def forward(self, seen: Tensor, masks: Tensor) -> Tensor:
+        a, b = self.encoder(seen[:, :4]), self.encoder(seen[:, 4:8])
+        compared = [a * b, (a - b).abs(), 0.5 * (a + b), seen[:, 8:], seen[:, :4] * seen[:, 4:8], masks]
+        levels = [F.relu(self.compare(torch.cat(compared, 1)))]
+        for down, deep in zip(self.down, self.deep, strict=True):
+            smaller = F.relu(down(levels[-1]))
+            levels.append(smaller + F.relu(deep(smaller)))
+        here = levels.pop()
+        for up, smooth in zip(self.up, self.smooth, strict=True):
+            there = levels.pop()
+            here = F.interpolate(here, scale_factor=2.0, mode="bilinear", align_corners=False)
+            here = F.relu(up(torch.cat([there, here], 1)))
+            here = here + F.relu(smooth(here))
+        return self.out(here)
+
+
+def _conv(a: int, b: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(a, b, 3, stride=stride, padding=1)
+
+
+# Windows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a true copy, small enough that thousands fit into memory."""
+
+    grey: np.ndarray  # (2, SIDE, SIDE) float16
+    masks: np.ndarray  # packed bits of (4, SIDE, SIDE): region, valid, told, and what is true
+    noise: float
+    weight: float  # of a copy's windows the sum is 1
+    f1: float  # of the outline as it was proven, over the whole copy
+
+
+def read_windows(path: Path) -> list[Window]:
+    """Windows of all copies of one forged picture of synthesis.py that the evidence can be aligned on."""
+    from benchmark import degrade
+    from matching import MIN_FINE
+    from reading import read_image, read_masks
+
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
+    image, truth = read_image(path), config.read_json(path.with_suffix(".json"))
+    if rng.random() < DEGRADED:
+        jpeg = rng.random() < 0.5
+        image = degrade(image, int(rng.integers(*JPEG)) if jpeg else None, 0.0 if jpeg else rng.uniform(0, MAX_NOISE))
+    contents = read_masks(path.parent.parent / "masks" / f"{path.stem}.npy", image.shape[:2])
+    canvas, windows = alignment.prepare(image), []
+    for mask, content in zip(contents, truth["contents"], strict=True):
+        for copy in content["copies"]:
+            affine, here, there = np.array(copy["affine"]), content["source"]["box"], copy["box"]
+            if alignment.scale_of(affine) < 1:
+                affine, here, there = alignment.invert(affine), there, here
+            source, target = (_in_box(mask, box) for box in (here, there))
+            centre, radius = _deepest(source)
+            radius = min(max(radius, 5.0), 20.0)
+            affines, _, _, values = alignment.screen(canvas, affine[None], centre[None], np.array([radius]))
+            grown = alignment.grow(canvas, affines[0], centre, radius, MIN_FINE) if values[0, 0] > 0.5 else None
+            evidence = alignment.measure(canvas, grown) if grown else None
+            if evidence is None or evidence.fine < MIN_FINE:
+                continue
+            moved = alignment.warped(
+                target.view(np.uint8), evidence.affine, (0, 0, *image.shape[1::-1]), cv2.INTER_LINEAR
+            )
+            windows += _windows(canvas, evidence, source & (moved > 0), rng)
+    return windows
+
+
+def _in_box(mask: np.ndarray, box: Sequence[int]) -> np.ndarray:
+    """What of a mask (H, W) bool lies in a box (x, y, width, height)."""
+    x, y, width, height = box
+    part = np.zeros_like(mask)
+    part[y : y + height, x : x + width] = mask[y : y + height, x : x + width]
+    return part
+
+
+def _deepest(mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pixel (x, y) float64 that lies deepest in a mask, and its distance from the edge."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return np.array([x, y], float), float(depth[y, x])
+
+
+def _windows(
+    canvas: Canvas, evidence: alignment.Evidence, true: np.ndarray, rng: np.random.Generator
+) -> Iterator[Window]:
+    """The window of a small copy, or some along the edge of a large one; none where the map is wrong."""
+    region, (h, w) = np.zeros(canvas.shape, bool), evidence.mask.shape
+    region[evidence.y : evidence.y + h, evidence.x : evidence.x + w] = evidence.mask
+    both = int((region & true).sum())
+    if not region.any() or both < OVERLAP * region.sum():
+        return
+    ys, xs = np.nonzero(region | true)
+    k = rng.integers(len(xs))
+    inside = (xs[k], ys[k])
+    if max(np.ptp(ys), np.ptp(xs)) < SIDE - 16:
+        spots = [((xs.min() + xs.max()) // 2, (ys.min() + ys.max()) // 2)]
+    else:
+        square = np.ones((3, 3), np.uint8)
+        edges = [cv2.morphologyEx(m.astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0 for m in (region, true)]
+        ys, xs = np.nonzero(edges[0] | edges[1])
+        edge = [(xs[k], ys[k]) for k in rng.integers(len(xs), size=SPOTS)]
+        spots = [*edge, inside]
+    for x, y in spots:
+        left, top = (int(v) - SIDE // 2 + int(rng.integers(-6, 7)) for v in (x, y))
+        box = (left, top, left + SIDE, top + SIDE)
+        grey, masks = outline.cut_pair(canvas, evidence.affine, region, box).stacked()
+        wanted = outline.cut_pair(canvas, evidence.affine, true, box).region
+        packed = np.packbits(np.concatenate([masks, wanted[None]]))
+        f1 = 2 * both / (region.sum() + true.sum())
+        yield Window(grey.astype(np.float16), packed, canvas.noise, 1 / len(spots), float(f1))
+
+
+def main(settings: OutlineSettings) -> None:
+    """Cut the windows, teach the network and write it after every epoch."""
+    from benchmark import choose, parallel
+
+    pictures = [p.image for folder in settings.data for p in choose(folder, settings.limit) if p.forged]
+    for path in pictures:
+        if not path.with_suffix(".json").is_file():
+            raise InputError(f"{path} has no {path.stem}.json beside it; give folders that synthesis.py made")
+    found = list(parallel(read_windows, pictures, settings.workers))
+    bases = [config.read_json(path.with_suffix(".json"))["base"] for path in pictures]
+    held = [zlib.crc32(base.encode()) % HELD_OUT == 0 for base in bases]
+    learned, scored = (
+        [w for ws, out in zip(found, held, strict=True) if out is which for w in ws] for which in (False, True)
+    )
+    if not learned or not scored:
+        raise InputError(f"{len(learned)} windows to learn from and {len(scored)} to score; give more forgeries")
+    print(f"{len(learned)} windows to learn from, {len(scored)} of other base pictures to score", flush=True)
+    teach(learned, scored, settings)
+
+
+def teach(learned: Sequence[Window], scored: Sequence[Window], settings: OutlineSettings) -> None:
+    """Cross-entropy and soft Dice loss by AdamW on a cosine; prints the mean F1 of the scored windows' masks."""
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    network = OutlineNet()
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
+    per_epoch = math.ceil(len(learned) / settings.batch_size)
+    warm, total = min(200, per_epoch), per_epoch * settings.epochs
+    before = np.average([w.f1 for w in scored], weights=[w.weight for w in scored])
+    for epoch in range(settings.epochs):
+        losses, order = [], rng.permutation(len(learned))
+        for step in range(per_epoch):
+            done = epoch * per_epoch + step
+            rate = settings.learning_rate * min(1, (done + 1) / warm) * 0.5 * (1 + math.cos(math.pi * done / total))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = [learned[k] for k in order[step * settings.batch_size : (step + 1) * settings.batch_size]]
+            loss = batch_loss(network, *_batch(chosen, rng))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        save(network, settings.out)
+        now = score(network, scored, settings.batch_size)
+        print(
+            f"epoch {epoch + 1}: loss {np.mean(losses):.4f}, F1 {now:.4f} (copies as proven {before:.4f})", flush=True
+        )
+
+
+def _batch(
+    windows: Sequence[Window], rng: np.random.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Structures, masks, truth, where it counts, weights; turned, mirrored and exchanged at random with `rng`."""
+    turns, mirrored, exchanged = (int(rng.integers(n)) if rng else 0 for n in (4, 2, 2))
+    shown = []
+    for window in windows:
+        grey, masks = window.grey.astype(np.float32), np.unpackbits(window.masks).reshape(4, SIDE, SIDE) > 0
+        grey, masks = (np.rot90(v, turns, (1, 2))[:, :, :: -1 if mirrored else 1] for v in (grey, masks))
+        grey = np.ascontiguousarray(grey[::-1] if exchanged else grey)
+        shown.append((outline.structures(grey, masks[:3], window.noise), masks.astype(np.float32)))
+    seen, masks = (torch.from_numpy(np.stack(v)) for v in zip(*shown, strict=True))
+    seen, three = (v.contiguous(memory_format=torch.channels_last) for v in (seen, masks[:, :3]))
+    return seen, three, masks[:, 3], masks[:, 1], torch.tensor([w.weight for w in windows])
+
+
+def batch_loss(network: nn.Module, seen: Tensor, masks: Tensor, true: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over windows of cross-entropy and 1 - Dice, both over the valid pixels; bfloat16 inside."""
+    with torch.autocast("cpu", torch.bfloat16):
+        odds = network(seen, masks)
+    odds = odds[:, 0].float()
+    entropy = F.binary_cross_entropy_with_logits(odds, true, reduction="none")
+    entropy = (entropy * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+    chance = torch.sigmoid(odds) * valid
+    # 20 pixels more on both sides: an empty window does not divide by 0, a tiny one does not outweigh the others.
+    dice = (2 * (chance * true).sum((1, 2)) + 20) / (chance.sum((1, 2)) + true.sum((1, 2)) + 20)
+    return ((entropy + 1 - dice) * weights.float()).mean()
+
+
+@torch.no_grad()
+def score(network: nn.Module, windows: Sequence[Window], batch_size: int) -> float:
+    """Mean F1 of the drawn masks in their windows, weighted as in the loss."""
+    values = []
+    for start in range(0, len(windows), batch_size):
+        seen, masks, true, valid, _ = _batch(windows[start : start + batch_size])
+        drawn = ((network(seen, masks)[:, 0] > 0) & (valid > 0)).float()
+        values += (2 * (drawn * true).sum((1, 2)) / (drawn.sum((1, 2)) + true.sum((1, 2))).clamp(min=1)).tolist()
+    return float(np.average(values, weights=[w.weight for w in windows]))
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Write the network as ONNX, which OpenCV runs without torch; the whole file or nothing.
+
+    Exported for one size: all that its graph knows of sizes are factors of two, so that OpenCV takes any other, while
+    sizes left open are refused by its version 4.
+    """
+    network.eval()
+    example, names = (torch.zeros(1, 10, 64, 72), torch.zeros(1, 3, 64, 72)), ["seen", "masks"]
+
+    def export(out: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs one more library
+            torch.onnx.export(network, example, str(out), input_names=names, output_names=["odds"], dynamo=False)
+
+    config.write_whole(path, export)
+    network.train()
+
+
+if __name__ == "__main__":
+    config.run(main, OutlineSettings)
