@@ -18,7 +18,8 @@ from alignment import Canvas
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "outline.onnx"
 MARGIN = 24  # pixels by which an outline may move
-DOUBT = 1.0  # log-odds by which the network must be sure to move a pixel in or out
+ODDS = (0.0, 2.0)  # log-odds over which a pixel of the outline is kept, and over which another one is taken in
+MAX_GROWTH = 2.0  # times the area that was proven, at most: more is ground that looks alike everywhere
 TILE = 192  # side of the squares that a large region is drawn in, in pixels
 CONTEXT = 48  # pixels that the network sees around a square
 STEP = 8  # windows are a multiple of this, for the network halves them three times
@@ -108,7 +109,7 @@ def load_network() -> "cv2.dnn.Net":
 
 
 def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray | None:
-    """Outline (H, W) bool of a copy's source; None where the network sees none that holds half of the region.
+    """Outline (H, W) bool of a copy's source; None where the network sees none that is much the same as the region.
 
     Args:
         affine: (2, 3), source pixel -> copy pixel, scale at least about 1.
@@ -121,9 +122,9 @@ def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray |
     x1, y1 = x1 + (x0 - x1) % STEP, y1 + (y0 - y1) % STEP
     pair = cut_pair(canvas, affine, region, (x0, y0, x1, y1))
     depth = sum(cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 5) for m in (pair.region, ~pair.region))
-    # Even ground around an object looks copied or not by taste: in doubt a pixel stays where the proof has it.
-    sure = np.where(pair.region, -DOUBT, DOUBT)
-    mask = np.where(depth <= MARGIN, _odds(pair, depth <= MARGIN) > sure, pair.region)
+    # Even ground around an object may have been copied along or not: in doubt it stays outside.
+    copied = _odds(pair, depth <= MARGIN) > np.where(pair.region, *ODDS)
+    mask = np.where(depth <= MARGIN, copied, pair.region)
     mask = cv2.morphologyEx((mask & pair.valid).astype(np.uint8), cv2.MORPH_OPEN, alignment.ellipse(3))
     _, labels = cv2.connectedComponents(mask, connectivity=4)
     held = np.bincount(labels[pair.region])
@@ -131,6 +132,8 @@ def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray |
     if 2 * held.max(initial=0) < pair.region.sum():
         return None
     mask = alignment.fill_holes(labels == held.argmax(), 0.2) & pair.valid
+    if mask.sum() > MAX_GROWTH * pair.region.sum():
+        return None
     full = np.zeros(canvas.shape, bool)
     top, left = max(y0, 0), max(x0, 0)
     part = mask[top - y0 : canvas.shape[0] - y0, left - x0 : canvas.shape[1] - x0]
