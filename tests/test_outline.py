@@ -153,7 +153,7 @@ def test_a_poor_outline_is_drawn_anew(picture):
     true = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 140), 36, 1, -1) > 0
     poor = cv2.circle(np.zeros(canvas.shape, np.uint8), (148, 143), 29, 1, -1) > 0
     drawn = outline.draw(canvas, affine, poor)
-    assert f1(drawn, true) > 0.93 > f1(poor, true)
+    assert f1(drawn, true) > 0.9 > f1(poor, true) + 0.05
 
 
 def test_squares_of_a_large_region_fit_together(monkeypatch):
@@ -164,6 +164,16 @@ def test_squares_of_a_large_region_fit_together(monkeypatch):
     cut = outline.draw(canvas, affine, region)
     monkeypatch.setattr(outline, "TILE", 4096)
     assert f1(cut, outline.draw(canvas, affine, region)) > 0.995
+
+
+def test_an_outline_that_would_double_is_refused(monkeypatch):
+    monkeypatch.setattr(outline, "_odds", lambda pair, near: np.full(pair.region.shape, 5.0))
+    affine = affine_map((60, 60), (150, 130))
+    canvas = alignment.prepare(textured(220, 240))
+    for radius, drawn in ((70, True), (20, False)):  # the band adds 0.8 and 3.8 times the area
+        centre = (90, 90)
+        region = cv2.circle(np.zeros(canvas.shape, np.uint8), centre, radius, 1, -1) > 0
+        assert (outline.draw(canvas, affine, region) is not None) == drawn
 
 
 def test_nothing_is_drawn_where_nothing_agrees():
