@@ -109,7 +109,7 @@ def test_no_gutter_is_part_of_a_pair_and_closing_bridges_none():
     grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
     canvas = alignment.prepare(np.repeat(grey[..., None], 3, axis=2))
     affine, box = np.array([[1.0, 0, 40], [0, 1, 30]]), (0, 0, 100, 90)
-    _, _, valid = alignment._pair(canvas, affine, box)
+    _, _, valid = alignment.pair(canvas, affine, box)
     assert np.array_equal(valid, ~(gutters[:90, :100] | gutters[30:120, 40:140]))
     apart = np.ones((40, 40), bool)
     apart[:, 20:22] = False
