@@ -173,6 +173,9 @@ def main(settings: OutlineSettings) -> None:
     """Cut the windows, teach the network and write it after every epoch."""
     from benchmark import choose, parallel
 
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if (value := getattr(settings, name)) <= 0:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be over 0")
     pictures = [p.image for folder in settings.data for p in choose(folder, settings.limit) if p.forged]
     for path in pictures:
         if not path.with_suffix(".json").is_file():

@@ -1,5 +1,6 @@
 """The network that redraws outlines: what it sees, what it is taught by, and what it draws."""
 
+import dataclasses
 import math
 
 import cv2
@@ -126,6 +127,8 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
             assert np.allclose(network.forward(), told, atol=1e-4)
     finally:
         outline.load_network.cache_clear()
+    with pytest.raises(InputError, match="--epochs is 0; it must be over 0"):
+        train_outline.main(dataclasses.replace(settings, epochs=0))
     next((made / "forged").glob("*.json")).unlink()
     with pytest.raises(InputError, match="that synthesis"):
         train_outline.main(settings)
