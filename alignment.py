@@ -111,18 +111,18 @@ def prepare(image: np.ndarray) -> Canvas:
     strength = np.abs(rough)
     size = (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1))
     noise = max(float(np.percentile(cv2.resize(strength, size, interpolation=cv2.INTER_AREA), 10)) * 1.25, 0.5)
-    fine = np.stack([_equalised(level, grey, FINE_SIGMA * s) for level, s in zip(levels, LEVELS, strict=True)])
+    fine = np.stack([equalised(level, grey, FINE_SIGMA * s) for level, s in zip(levels, LEVELS, strict=True)])
     busy = cv2.GaussianBlur(strength * strength, (0, 0), 2.0) > 0.25**2
     flat, steps = _drawn(image)
     informative = (busy & ~flat & ~steps & ~_one_dimensional(grey)).astype(np.uint8)
     rough[steps] = np.nan
-    grain = _equalised(grey, grey, GRAIN_SIGMA)
+    grain = equalised(grey, grey, GRAIN_SIGMA)
     found = find_gutters(grey)
     gutters = found.view(np.uint8) if found.any() else None
     return Canvas(grey, band, narrow, rough, levels, fine, grain, informative, gutters, noise)
 
 
-def _equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
+def equalised(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
     """Fine structure divided by its local strength: else one strong edge would outvote all of the grain."""
     fine = level - cv2.GaussianBlur(grey, (0, 0), sigma)
     local = cv2.GaussianBlur(fine * fine, (0, 0), 2 * sigma)
@@ -735,7 +735,8 @@ def warped(values: np.ndarray, affine: np.ndarray, box: tuple[int, ...], flags: 
     return cv2.warpAffine(values, shifted, size, flags=flags | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
+def blur(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Values (h, w) float32 under a Gaussian window; beyond the edges they go on as they end."""
     return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
@@ -744,10 +745,10 @@ def _local_correlation(
 ) -> np.ndarray:
     """Zero-mean normalised correlation (h, w) float32 in a Gaussian window; drawn to 0 where there is no texture."""
     a, b = template - template.mean(), partner - partner.mean()
-    ma, mb = _blur(a, sigma), _blur(b, sigma)
-    va = np.maximum(_blur(a * a, sigma) - ma * ma, 0)
-    vb = np.maximum(_blur(b * b, sigma) - mb * mb, 0)
-    cov = _blur(a * b, sigma) - ma * mb
+    ma, mb = blur(a, sigma), blur(b, sigma)
+    va = np.maximum(blur(a * a, sigma) - ma * ma, 0)
+    vb = np.maximum(blur(b * b, sigma) - mb * mb, 0)
+    cov = blur(a * b, sigma) - ma * mb
     floor = 0.5 * noise * noise
     return np.where(valid, cov / np.sqrt((va + floor) * (vb + floor)), -1).astype(np.float32)
 
@@ -806,7 +807,7 @@ def _outline(
     edge = EDGE_LOCAL[int(wide.sum() > LARGE_AREA)]
     agree = cv2.morphologyEx((score > edge).astype(np.uint8), cv2.MORPH_OPEN, ellipse(5))
     gain, offset = _gain(template[wide], partner[wide])
-    left = _blur((template - gain * partner - offset) ** 2, 1.5)
+    left = blur((template - gain * partner - offset) ** 2, 1.5)
     similar = left < 4 * max(canvas.noise**2, float(np.median(left[wide])))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(agree, connectivity=4)
     fitting = np.bincount(labels.ravel(), similar.ravel(), count) > 0.5 * stats[:, 4]
@@ -834,14 +835,14 @@ def _sharpened(template: np.ndarray, partner: np.ndarray, valid: np.ndarray, out
     gain, offset = _gain(template[core], partner[core])
     moved = gain * partner + offset
     left = (template - moved) ** 2
-    mean_a, mean_b = _blur(template, 2.0), _blur(moved, 2.0)
-    strange = np.maximum(_blur(template**2 + moved**2, 2.0) - mean_a**2 - mean_b**2, 0) + (mean_a - mean_b) ** 2
+    mean_a, mean_b = blur(template, 2.0), blur(moved, 2.0)
+    strange = np.maximum(blur(template**2 + moved**2, 2.0) - mean_a**2 - mean_b**2, 0) + (mean_a - mean_b) ** 2
     # The median of squares is 0.455 of their mean where they are a Gaussian's: strong outliers don't count.
     share = float(np.median(left[core])) / 0.455 / max(float(np.median(strange[core])), 1e-6)
     inner = share * strange + 0.3
     outer = inner + strange
     told = 0.5 * (np.log(outer / inner) - left * (1 / inner - 1 / outer))
-    told = _blur(np.clip(told, -3, 3), 1.2)
+    told = blur(np.clip(told, -3, 3), 1.2)
     depth = cv2.distanceTransform(np.pad(outline, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     depth -= cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, 5)
     sharp = np.where(np.abs(depth) > EDGE_REACH, outline, told + EDGE_TRUST * (depth + 1) > 0) & valid
@@ -858,15 +859,15 @@ def _shaded_outline(template: np.ndarray, partner: np.ndarray, valid: np.ndarray
     The shading makes its edge look like a stranger's to `_sharpened`; the finest structure tells them apart.
     """
     core = _inside(outline, 40)
-    rough, moved = (v - _blur(v, 1.0) for v in (template, partner))
+    rough, moved = (v - blur(v, 1.0) for v in (template, partner))
     moved *= _gain(rough[outline], moved[outline])[0]
     left = (rough - moved) ** 2
     gain, offset = _gain(template[core], partner[core])
     if (template - gain * partner - offset)[core].var() < SHADED * (left[core].mean() + ROUNDING):
         return outline
     inner = max(float(np.median(left[core])) / 0.455, ROUNDING)  # as in `_sharpened`
-    outer = inner + _blur(rough**2 + moved**2, 2.0)
-    told = _blur(np.clip(0.5 * (np.log(outer / inner) - left * (1 / inner - 1 / outer)), -2, 2), 1.2)
+    outer = inner + blur(rough**2 + moved**2, 2.0)
+    told = blur(np.clip(0.5 * (np.log(outer / inner) - left * (1 / inner - 1 / outer)), -2, 2), 1.2)
     near = cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, 5) < SHADED_REACH
     grown = cv2.morphologyEx((outline | ((told > 0) & near & valid)).astype(np.uint8), cv2.MORPH_OPEN, ellipse(5))
     _, labels = cv2.connectedComponents(grown, connectivity=4)
@@ -930,12 +931,12 @@ def measure(canvas: Canvas, grown: Grown, min_lead: float = -1.0) -> Evidence | 
     local = _local_correlation(template, partner, valid, canvas.noise)
     ring = (cv2.dilate(region.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0) & valid & (told > 0)
     ring &= cv2.dilate(region.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
-    band_a = _blur(template, 0.7) - _blur(template, COARSE_SIGMA)
-    band_b = _blur(partner, 0.7) - _blur(partner, COARSE_SIGMA)
+    band_a = blur(template, 0.7) - blur(template, COARSE_SIGMA)
+    band_b = blur(partner, 0.7) - blur(partner, COARSE_SIGMA)
     seen = region & (told > 0)
     grain_a, grain_b = canvas.grain[y0:y1, x0:x1], warped(canvas.grain, affine, box, cv2.INTER_CUBIC)
-    rough = template - _blur(template, FINE_SIGMA)
-    middle_a, middle_b = (_blur(v, 0.8) - _blur(v, 2.5) for v in (template, partner))
+    rough = template - blur(template, FINE_SIGMA)
+    middle_a, middle_b = (blur(v, 0.8) - blur(v, 2.5) for v in (template, partner))
     gain, offset = _gain(template[core], partner[core])
     left = template - gain * partner - offset
     left_middle = middle_a - gain * middle_b
@@ -1011,7 +1012,7 @@ def _lead(a: np.ndarray, b: np.ndarray, window: int, offsets: Sequence[tuple[int
 
 def _fine_map(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:
     """Local correlation (h, w) of two structures whose mean is 0 everywhere."""
-    return _blur(a * b, sigma) / np.sqrt(_blur(a * a, sigma) * _blur(b * b, sigma) + 0.02)
+    return blur(a * b, sigma) / np.sqrt(blur(a * a, sigma) * blur(b * b, sigma) + 0.02)
 
 
 def _core(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> float:

@@ -46,6 +46,7 @@ MAX_PLACES = 6  # maps under which one content may be identical but for rounding
 MIN_BETTER = 0.1  # by which the fine structure (Fisher's transform) must agree better within another copy's outline
 REST_RESIDUAL = 2.0  # times as much as inside that a copy must differ beyond an outline to be cut to it
 MIN_COMMON = (0.7, 1.25)  # share of an outline that a copy must hold to be cut to it, and how much larger it must be
+MAX_TOUCHING = 0.1  # share of a drawn outline that may overlap its own copy
 MIN_AREA = 80  # least number of informative pixels of a region
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
     "fine": 1,
@@ -137,7 +138,7 @@ class Matches:
     instances: tuple[Instance, ...]  # best first
     complete: bool  # False when the time budget ended the search
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
-    copies: tuple[Copy, ...] = ()  # every verified copy, also those below the threshold; best first
+    copies: tuple[Copy, ...] = ()  # every verified copy as it was proven, also those below the threshold; best first
     facts: tuple[dict[str, float], ...] = ()  # what the calibration looked at, for each of `copies`; empty for exact
 
 
@@ -225,21 +226,23 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
             _share_outlines(search)
         copies, facts, kept = _ranked(search)
     with search.timed("outlines"):
-        copies = tuple(_outlined(search, copy) if k in kept else copy for k, copy in enumerate(copies))
-    instances = group_copies([copies[k] for k in kept], image.shape[:2])
+        drawn = [_outlined(search, copies[k]) for k in kept]
+    instances = group_copies(drawn, image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
     return Matches(tuple(instances), search.complete, search.seconds, copies, facts)
 
 
 def _outlined(search: _Search, copy: Copy) -> Copy:
     """A proven copy with its outline drawn anew; as it is where the network sees none or time is over."""
-    if search.late() or copy.kind == "exact":
+    if copy.kind == "exact" or search.late():
         return copy
-    shape = search.canvas.shape
-    mask = outline.draw(search.canvas, copy.affine, copy.source.full(shape))
-    source = None if mask is None else _cut(mask, 0, 0)
-    target = source and warp_region(source, copy.affine, shape)
-    if not target or _overlap(source, target) > max(0.1 * source.mask.sum(), _overlap(copy.source, copy.target)):
+    drawn = outline.draw(search.canvas, copy.affine, copy.source.full(search.canvas.shape))
+    source = drawn and _cut(*drawn)
+    target = source and warp_region(source, copy.affine, search.canvas.shape)
+    # Two that lie side by side may touch, but neither grows over the other.
+    if not target or _overlap(source, target) > max(
+        MAX_TOUCHING * source.mask.sum(), _overlap(copy.source, copy.target)
+    ):
         return copy
     return replace(copy, source=source, target=target)
 
@@ -360,12 +363,8 @@ def _turned_back(found: Matches, way: int, shape: tuple[int, int]) -> Matches:
         affine = (back @ np.vstack([old.affine, [0, 0, 1]]) @ there)[:2]
         return replace(old, affine=affine, source=region(old.source), target=region(old.target))
 
-    copies = {id(old): copy(old) for old in found.copies}
-    instances = tuple(
-        Instance(mask(old.mask), old.score, tuple(copies[id(member)] for member in old.copies))
-        for old in found.instances
-    )
-    return replace(found, instances=instances, copies=tuple(copies.values()))
+    instances = tuple(Instance(mask(old.mask), old.score, tuple(map(copy, old.copies))) for old in found.instances)
+    return replace(found, instances=instances, copies=tuple(map(copy, found.copies)))
 
 
 # The searches ---------------------------------------------------------------------------------------------------
@@ -387,7 +386,7 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
 
 def _widened(search: _Search, copy: Copy) -> Copy:
     """A copy whose JPEG blocks are identical, with the rest of its blocks, which hold other things too and differ."""
-    x, y, radius = _inmost(copy.source)
+    x, y, radius = inmost(copy.source)
     centre = np.array([x, y], float)
     grown = alignment.grow(search.canvas, copy.affine, centre, min(max(radius, 8.0), 20.0), MIN_FINE)
     evidence = grown and alignment.measure(search.canvas, grown)
@@ -403,7 +402,7 @@ def _widened(search: _Search, copy: Copy) -> Copy:
     return copy if target is None or _overlap(source, target) else replace(copy, source=source, target=target)
 
 
-def _inmost(region: Region) -> tuple[int, int, float]:
+def inmost(region: Region) -> tuple[int, int, float]:
     """Pixel (x, y) of a region that lies deepest inside, and its distance from the edge in pixels."""
     depth = cv2.distanceTransform(np.pad(region.mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -420,7 +419,7 @@ def _further(search: _Search, instances: Sequence[Instance]) -> Candidates:
         turned = [c.target for c in instance.copies if np.abs(c.affine[:, :2] - np.eye(2)).max() > 0.05]
         templates += [best.source, *turned[:2]]
     found = []
-    for x, y, depth in map(_inmost, templates[:MAX_TEMPLATES]):
+    for x, y, depth in map(inmost, templates[:MAX_TEMPLATES]):
         half = int(min(max(depth, 6), 32, x, y, width - 1 - x, height - 1 - y))
         if half < 5:
             continue

@@ -7,7 +7,6 @@ it only redraws what `matching` has proven.
 
 import functools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -25,43 +24,29 @@ CONTEXT = 48  # pixels that the network sees around a square
 STEP = 8  # windows are a multiple of this, for the network halves them three times
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A copy's source and its aligned partner in one window of the picture, (h, w) each."""
+def cut_pair(
+    canvas: Canvas, affine: np.ndarray, box: tuple[int, int, int, int], region: np.ndarray, *others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A copy's source, and its partner warped onto it, in a window of the picture.
 
-    template: np.ndarray  # float32 grey, 0 to 255
-    partner: np.ndarray  # the same: the copy, warped onto its source
-    region: np.ndarray  # bool: the source's outline so far
-    valid: np.ndarray  # bool: both lie in the picture, apart, and in a panel
-    told: np.ndarray  # bool: both hold fine structure that is not drawn
-    noise: float  # of the picture, grey levels
-
-    def stacked(self) -> tuple[np.ndarray, np.ndarray]:
-        """Grey values (2, h, w) float32 and masks (3, h, w) bool."""
-        return np.stack([self.template, self.partner]), np.stack([self.region, self.valid, self.told])
-
-
-def cut_pair(canvas: Canvas, affine: np.ndarray, region: np.ndarray, box: tuple[int, int, int, int]) -> Pair:
-    """Pair of a map (2, 3) in a box (x0, y0, x1, y1), which may reach beyond the picture; region (H, W) bool."""
+    Args:
+        affine: (2, 3), source pixel -> copy pixel. box: left, top, right, bottom; may reach beyond the picture.
+        region: (H, W) bool, the source's outline so far. others: more masks (H, W) bool to be cut with it.
+    Returns:
+        Grey values (2, h, w) float32, 0 to 255, and masks (3 or more, h, w) bool: the region, where both partners are
+        valid (in the picture, apart, in a panel), where both hold fine structure that is not drawn, and the others.
+        Beyond the picture masks and source are 0.
+    """
     height, width = canvas.shape
     inside = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
-    around = (inside[1] - box[1], box[3] - inside[3], inside[0] - box[0], box[2] - inside[2])
-
-    def wide(values: np.ndarray) -> np.ndarray:
-        return cv2.copyMakeBorder(values, *around, cv2.BORDER_CONSTANT, value=0)
-
+    around = (0, 0), (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
+    part = np.s_[inside[1] : inside[3], inside[0] : inside[2]]
     template, _, valid = alignment.pair(canvas, affine, inside)
-    told = alignment.warped(canvas.informative, affine, inside, cv2.INTER_NEAREST)
-    x0, y0, x1, y1 = inside
-    told &= canvas.informative[y0:y1, x0:x1]
-    return Pair(
-        wide(template),
-        alignment.warped(canvas.levels[alignment.level_of(affine)], affine, box, cv2.INTER_CUBIC),
-        wide(region[y0:y1, x0:x1].view(np.uint8)) > 0,
-        wide(valid.view(np.uint8)) > 0,
-        wide(told) > 0,
-        canvas.noise,
-    )
+    told = alignment.warped(canvas.informative, affine, inside, cv2.INTER_NEAREST) & canvas.informative[part]
+    masks = np.stack([region[part], valid, told > 0, *(mask[part] for mask in others)])
+    # The partner goes on where its source has left the picture, as it did in what the network learned from.
+    partner = alignment.warped(canvas.levels[alignment.level_of(affine)], affine, box, cv2.INTER_CUBIC)
+    return np.stack([np.pad(template, around[1:]), partner]), np.pad(masks, around)
 
 
 def structures(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
@@ -81,23 +66,13 @@ def structures(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
     count = max(int(inside.sum()), 1)
     both = (a, b * min(max(covariance / (variance_b + 1e-3 * count), 0.3), 3.0))
     spread = math.sqrt(variance_a / count + 1)
-    middle = [_blur(v, 0.8) - _blur(v, 2.5) for v in both]
+    middle = [alignment.blur(v, 0.8) - alignment.blur(v, 2.5) for v in both]
     seen = []
     for v, m in zip(both, middle, strict=True):
-        seen += [_equalised(v, 1.5), _equalised(v, 0.7), np.tanh(m / (4 * noise)), np.clip(v / spread, -4, 4) / 2]
+        seen += [alignment.equalised(v, v, s) for s in (alignment.FINE_SIGMA, alignment.GRAIN_SIGMA)]
+        seen += [np.tanh(m / (4 * noise)), np.clip(v / spread, -4, 4) / 2]
     seen += [np.tanh((both[0] - both[1]) / (4 * noise)), np.tanh((middle[0] - middle[1]) / (2 * noise))]
     return np.stack(seen).astype(np.float32)
-
-
-def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
-    size = 2 * math.ceil(3 * sigma) + 1
-    return cv2.GaussianBlur(values, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
-
-
-def _equalised(values: np.ndarray, sigma: float) -> np.ndarray:
-    """What is finer than sigma, divided by its local strength, as `alignment` compares it."""
-    fine = values - _blur(values, sigma)
-    return fine / np.sqrt(_blur(fine * fine, 2 * sigma) + 0.3**2)
 
 
 @functools.cache
@@ -108,44 +83,40 @@ def load_network() -> "cv2.dnn.Net":
     return cv2.dnn.readNetFromONNX(str(WEIGHTS))
 
 
-def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray | None:
-    """Outline (H, W) bool of a copy's source; None where the network sees none that is much the same as the region.
+def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, int, int] | None:
+    """Outline of a copy's source; None where the network sees none that is much the same as the region.
 
     Args:
         affine: (2, 3), source pixel -> copy pixel, scale at least about 1.
         region: (H, W) bool, the source as it was proven.
+    Returns:
+        Its mask (h, w) bool in a window, and the window's left and top edge in the picture.
     """
     ys, xs = np.nonzero(region)
-    x0, y0, x1, y1 = (
-        int(v) for v in (xs.min() - MARGIN, ys.min() - MARGIN, xs.max() + 1 + MARGIN, ys.max() + 1 + MARGIN)
-    )
-    x1, y1 = x1 + (x0 - x1) % STEP, y1 + (y0 - y1) % STEP
-    pair = cut_pair(canvas, affine, region, (x0, y0, x1, y1))
-    depth = sum(cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 5) for m in (pair.region, ~pair.region))
+    x, y = int(xs.min()) - MARGIN, int(ys.min()) - MARGIN
+    width, height = (int(np.ptp(v)) + 1 + 2 * MARGIN for v in (xs, ys))
+    box = (x, y, x + width + -width % STEP, y + height + -height % STEP)
+    grey, masks = cut_pair(canvas, affine, box, region)
+    proven, valid, _ = masks
+    depth = sum(cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 5) for m in (proven, ~proven))
+    near = depth <= MARGIN
     # Even ground around an object may have been copied along or not: in doubt it stays outside.
-    copied = _odds(pair, depth <= MARGIN) > np.where(pair.region, *ODDS)
-    mask = np.where(depth <= MARGIN, copied, pair.region)
-    mask = cv2.morphologyEx((mask & pair.valid).astype(np.uint8), cv2.MORPH_OPEN, alignment.ellipse(3))
+    copied = _odds(grey, masks, canvas.noise, near) > np.where(proven, *ODDS)
+    mask = np.where(near, copied, proven) & valid
+    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, alignment.ellipse(3))
     _, labels = cv2.connectedComponents(mask, connectivity=4)
-    held = np.bincount(labels[pair.region])
+    held = np.bincount(labels[proven])
     held[0] = 0
-    if 2 * held.max(initial=0) < pair.region.sum():
+    if 2 * held.max(initial=0) < proven.sum():
         return None
-    mask = alignment.fill_holes(labels == held.argmax(), 0.2) & pair.valid
-    if mask.sum() > MAX_GROWTH * pair.region.sum():
-        return None
-    full = np.zeros(canvas.shape, bool)
-    top, left = max(y0, 0), max(x0, 0)
-    part = mask[top - y0 : canvas.shape[0] - y0, left - x0 : canvas.shape[1] - x0]
-    full[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return full
+    mask = alignment.fill_holes(labels == held.argmax(), 0.2) & valid
+    return None if mask.sum() > MAX_GROWTH * proven.sum() else (mask, x, y)
 
 
-def _odds(pair: Pair, near: np.ndarray) -> np.ndarray:
+def _odds(grey: np.ndarray, masks: np.ndarray, noise: float, near: np.ndarray) -> np.ndarray:
     """Log-odds (h, w) of a pair, square by square, so that memory does not grow with the region; 0 in squares where
     no pixel is near (h, w) the outline."""
-    grey, masks = pair.stacked()
-    seen, masks = structures(grey, masks, pair.noise), masks.astype(np.float32)
+    seen, masks = structures(grey, masks, noise), masks.astype(np.float32)
     network, odds = load_network(), np.zeros(grey.shape[1:], np.float32)
     for y in range(0, odds.shape[0], TILE):
         for x in range(0, odds.shape[1], TILE):

@@ -10,7 +10,7 @@ import itertools
 import math
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,10 @@ import alignment
 import config
 import outline
 from alignment import Canvas
+from benchmark import choose, degrade, parallel
 from config import InputError, OutlineSettings
+from matching import MIN_FINE, Region, inmost
+from reading import read_image, read_masks
 
 SIDE = 96  # of the windows that it learns from, in pixels
 HELD_OUT = 10  # one base picture of so many is only scored
@@ -90,12 +93,8 @@ class Window:
     f1: float  # of the outline as it was proven, over the whole copy
 
 
-def read_windows(path: Path) -> list[Window]:
-    """Windows of all copies of one forged picture of synthesis.py that the evidence can be aligned on."""
-    from benchmark import degrade
-    from matching import MIN_FINE
-    from reading import read_image, read_masks
-
+def read_windows(path: Path) -> tuple[str, list[Window]]:
+    """Base picture of a forgery of synthesis.py, and windows of all of its copies that the evidence aligns."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
     image, truth = read_image(path), config.read_json(path.with_suffix(".json"))
@@ -110,18 +109,16 @@ def read_windows(path: Path) -> list[Window]:
             if alignment.scale_of(affine) < 1:
                 affine, here, there = alignment.invert(affine), there, here
             source, target = (_in_box(mask, box) for box in (here, there))
-            centre, radius = _deepest(source)
-            radius = min(max(radius, 5.0), 20.0)
+            x, y, radius = inmost(Region(0, 0, source))
+            centre, radius = np.array([x, y], float), min(max(radius, 5.0), 20.0)
             affines, _, _, values = alignment.screen(canvas, affine[None], centre[None], np.array([radius]))
             grown = alignment.grow(canvas, affines[0], centre, radius, MIN_FINE) if values[0, 0] > 0.5 else None
             evidence = alignment.measure(canvas, grown) if grown else None
-            if evidence is None or evidence.fine < MIN_FINE:
-                continue
-            moved = alignment.warped(
-                target.view(np.uint8), evidence.affine, (0, 0, *image.shape[1::-1]), cv2.INTER_LINEAR
-            )
-            windows += _windows(canvas, evidence, source & (moved > 0), rng)
-    return windows
+            if evidence and evidence.mask.any() and evidence.fine > MIN_FINE:
+                whole = (0, 0, *image.shape[1::-1])
+                moved = alignment.warped(target.view(np.uint8), evidence.affine, whole, cv2.INTER_LINEAR)
+                windows += _windows(canvas, evidence, source & (moved > 0), rng)
+    return truth["base"], windows
 
 
 def _in_box(mask: np.ndarray, box: Sequence[int]) -> np.ndarray:
@@ -132,47 +129,32 @@ def _in_box(mask: np.ndarray, box: Sequence[int]) -> np.ndarray:
     return part
 
 
-def _deepest(mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pixel (x, y) float64 that lies deepest in a mask, and its distance from the edge."""
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return np.array([x, y], float), float(depth[y, x])
-
-
-def _windows(
-    canvas: Canvas, evidence: alignment.Evidence, true: np.ndarray, rng: np.random.Generator
-) -> Iterator[Window]:
-    """The window of a small copy, or some along the edge of a large one; none where the map is wrong."""
-    region, (h, w) = np.zeros(canvas.shape, bool), evidence.mask.shape
-    region[evidence.y : evidence.y + h, evidence.x : evidence.x + w] = evidence.mask
+def _windows(canvas: Canvas, evidence: alignment.Evidence, true: np.ndarray, rng: np.random.Generator) -> list[Window]:
+    """The window of a small copy, or some of a large one; none where the map is wrong."""
+    region = Region(evidence.x, evidence.y, evidence.mask).full(canvas.shape)
     both = int((region & true).sum())
-    if not region.any() or both < OVERLAP * region.sum():
-        return
+    if both < OVERLAP * region.sum():
+        return []
+    f1 = float(2 * both / (region.sum() + true.sum()))
     ys, xs = np.nonzero(region | true)
-    k = rng.integers(len(xs))
-    inside = (xs[k], ys[k])
     if max(np.ptp(ys), np.ptp(xs)) < SIDE - 16:
         spots = [((xs.min() + xs.max()) // 2, (ys.min() + ys.max()) // 2)]
     else:
         square = np.ones((3, 3), np.uint8)
         edges = [cv2.morphologyEx(m.astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0 for m in (region, true)]
+        spots = [(xs[k], ys[k]) for k in rng.integers(len(xs), size=1)]
         ys, xs = np.nonzero(edges[0] | edges[1])
-        edge = [(xs[k], ys[k]) for k in rng.integers(len(xs), size=SPOTS)]
-        spots = [*edge, inside]
+        spots += [(xs[k], ys[k]) for k in rng.integers(len(xs), size=SPOTS)]
+    windows = []
     for x, y in spots:
         left, top = (int(v) - SIDE // 2 + int(rng.integers(-6, 7)) for v in (x, y))
-        box = (left, top, left + SIDE, top + SIDE)
-        grey, masks = outline.cut_pair(canvas, evidence.affine, region, box).stacked()
-        wanted = outline.cut_pair(canvas, evidence.affine, true, box).region
-        packed = np.packbits(np.concatenate([masks, wanted[None]]))
-        f1 = 2 * both / (region.sum() + true.sum())
-        yield Window(grey.astype(np.float16), packed, canvas.noise, 1 / len(spots), float(f1))
+        grey, masks = outline.cut_pair(canvas, evidence.affine, (left, top, left + SIDE, top + SIDE), region, true)
+        windows.append(Window(grey.astype(np.float16), np.packbits(masks), canvas.noise, 1 / len(spots), f1))
+    return windows
 
 
 def main(settings: OutlineSettings) -> None:
     """Cut the windows, teach the network and write it after every epoch."""
-    from benchmark import choose, parallel
-
     for name in ("epochs", "batch_size", "learning_rate"):
         if (value := getattr(settings, name)) <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be over 0")
@@ -180,12 +162,9 @@ def main(settings: OutlineSettings) -> None:
     for path in pictures:
         if not path.with_suffix(".json").is_file():
             raise InputError(f"{path} has no {path.stem}.json beside it; give folders that synthesis.py made")
-    found = list(parallel(read_windows, pictures, settings.workers))
-    bases = [config.read_json(path.with_suffix(".json"))["base"] for path in pictures]
-    held = [zlib.crc32(base.encode()) % HELD_OUT == 0 for base in bases]
-    learned, scored = (
-        [w for ws, out in zip(found, held, strict=True) if out is which for w in ws] for which in (False, True)
-    )
+    learned, scored = [], []
+    for base, windows in parallel(read_windows, pictures, settings.workers):
+        (learned if zlib.crc32(base.encode()) % HELD_OUT else scored).extend(windows)
     if not learned or not scored:
         raise InputError(f"{len(learned)} windows to learn from and {len(scored)} to score; give more forgeries")
     print(f"{len(learned)} windows to learn from, {len(scored)} of other base pictures to score", flush=True)
@@ -214,11 +193,11 @@ def teach(learned: Sequence[Window], scored: Sequence[Window], settings: Outline
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise InputError(f"the loss is not finite in epoch {epoch + 1}; lower --learning-rate")
         save(network, settings.out)
         now = score(network, scored, settings.batch_size)
-        print(
-            f"epoch {epoch + 1}: loss {np.mean(losses):.4f}, F1 {now:.4f} (copies as proven {before:.4f})", flush=True
-        )
+        print(f"epoch {epoch + 1}: loss {np.mean(losses):.4f}, F1 {now:.4f} (as proven {before:.4f})", flush=True)
 
 
 def _batch(
@@ -267,7 +246,6 @@ def save(network: nn.Module, path: Path) -> None:
     Exported for one size: all that its graph knows of sizes are factors of two, so that OpenCV takes any other, while
     sizes left open are refused by its version 4.
     """
-    network.eval()
     example, names = (torch.zeros(1, 10, 64, 72), torch.zeros(1, 3, 64, 72)), ["seen", "masks"]
 
     def export(out: Path) -> None:
@@ -276,7 +254,6 @@ def save(network: nn.Module, path: Path) -> None:
             torch.onnx.export(network, example, str(out), input_names=names, output_names=["odds"], dynamo=False)
 
     config.write_whole(path, export)
-    network.train()
 
 
 if __name__ == "__main__":

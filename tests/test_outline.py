@@ -18,6 +18,11 @@ import train_outline
 from config import InputError, OutlineSettings, SynthesizeSettings
 
 
+def draw(canvas: alignment.Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Mask (H, W) bool of what is drawn."""
+    return matching._cut(*outline.draw(canvas, affine, region)).full(canvas.shape)
+
+
 def window_of(seed: int, weight: float = 1.0) -> train_outline.Window:
     """A window in which a square of both partners agrees and nothing else does."""
     rng = np.random.default_rng(seed)
@@ -54,12 +59,15 @@ def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_picture():
     image, _ = paste(textured(220, 260), affine, (60, 50), 24)
     canvas = alignment.prepare(image)
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (60, 50), 24, 1, -1) > 0
-    pair = outline.cut_pair(canvas, affine, region, (-12, 10, 100, 90))
-    assert pair.template.shape == pair.partner.shape == pair.region.shape == (80, 112)
-    assert not pair.valid[:, :12].any()
-    assert pair.region.sum() == region.sum()
-    assert np.abs(pair.template - pair.partner)[pair.region].max() <= 1.0
-    assert np.abs(pair.template - pair.partner)[pair.valid & ~pair.region].mean() > 10
+    other = ~region
+    grey, masks = outline.cut_pair(canvas, affine, (-12, 10, 100, 90), region, other)
+    assert (grey.shape, grey.dtype, masks.shape, masks.dtype) == ((2, 80, 112), np.float32, (4, 80, 112), bool)
+    assert not masks[:, :, :12].any() and not grey[0][:, :12].any()
+    assert (masks[0][:, 12:] == region[10:90, :100]).all()
+    assert (masks[3][:, 12:] == other[10:90, :100]).all()
+    apart = np.abs(grey[0] - grey[1])
+    assert apart[masks[0]].max() <= 1.0
+    assert apart[masks[1] & ~masks[0]].mean() > 10
 
 
 def test_the_loss_is_cross_entropy_and_dice_over_the_valid_pixels():
@@ -138,7 +146,7 @@ def test_windows_hold_what_is_true_of_both_partners(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), textured(200, 220))
     made = tmp_path / "made"
     synthesis.main(SynthesizeSettings(authentic=tmp_path, out=made, count=6, workers=1, synthesis=PLAIN))
-    windows = [w for path in sorted((made / "forged").glob("*.png")) for w in train_outline.read_windows(path)]
+    windows = [w for path in sorted((made / "forged").glob("*.png")) for w in train_outline.read_windows(path)[1]]
     assert windows
     for window in windows:
         _, valid, _, true = np.unpackbits(window.masks).reshape(4, train_outline.SIDE, train_outline.SIDE) > 0
@@ -155,7 +163,7 @@ def test_a_poor_outline_is_drawn_anew(picture):
     canvas = alignment.prepare(image)
     true = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 140), 36, 1, -1) > 0
     poor = cv2.circle(np.zeros(canvas.shape, np.uint8), (148, 143), 29, 1, -1) > 0
-    drawn = outline.draw(canvas, affine, poor)
+    drawn = draw(canvas, affine, poor)
     assert f1(drawn, true) > 0.9 > f1(poor, true) + 0.05
 
 
@@ -164,13 +172,13 @@ def test_squares_of_a_large_region_fit_together(monkeypatch):
     image, _ = paste(textured(520, 540), affine, (150, 150), 90)
     canvas = alignment.prepare(image)
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 150), 86, 1, -1) > 0
-    cut = outline.draw(canvas, affine, region)
+    cut = draw(canvas, affine, region)
     monkeypatch.setattr(outline, "TILE", 4096)
-    assert f1(cut, outline.draw(canvas, affine, region)) > 0.995
+    assert f1(cut, draw(canvas, affine, region)) > 0.995
 
 
 def test_an_outline_that_would_double_is_refused(monkeypatch):
-    monkeypatch.setattr(outline, "_odds", lambda pair, near: np.full(pair.region.shape, 5.0))
+    monkeypatch.setattr(outline, "_odds", lambda grey, masks, noise, near: np.full(near.shape, 5.0))
     affine = affine_map((60, 60), (150, 130))
     canvas = alignment.prepare(textured(220, 240))
     for radius, drawn in ((70, True), (20, False)):  # the band adds 0.8 and 3.8 times the area
@@ -183,7 +191,7 @@ def test_nothing_is_drawn_where_nothing_agrees():
     canvas = alignment.prepare(textured(200, 220))
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (60, 60), 25, 1, -1) > 0
     drawn = outline.draw(canvas, affine_map((60, 60), (150, 130)), region)
-    assert drawn is None or drawn.sum() < 0.7 * region.sum()
+    assert drawn is None or drawn[0].sum() < 0.7 * region.sum()
 
 
 def test_findings_come_with_drawn_outlines_unless_time_is_over(monkeypatch):
