@@ -1,7 +1,9 @@
 """The network that redraws outlines: what it sees, what it is taught by, and what it draws."""
 
 import dataclasses
+import json
 import math
+import time
 
 import cv2
 import numpy as np
@@ -142,18 +144,92 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
         train_outline.main(settings)
 
 
-def test_windows_hold_what_is_true_of_both_partners(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), textured(200, 220))
-    made = tmp_path / "made"
-    synthesis.main(SynthesizeSettings(authentic=tmp_path, out=made, count=6, workers=1, synthesis=PLAIN))
-    windows = [w for path in sorted((made / "forged").glob("*.png")) for w in train_outline.read_windows(path)[1]]
-    assert windows
-    for window in windows:
-        _, valid, _, true = np.unpackbits(window.masks).reshape(4, train_outline.SIDE, train_outline.SIDE) > 0
-        grey = window.grey.astype(float)
-        # Saved with noise or as JPEG at most: the partners agree where it is true, and not around.
-        assert np.median(np.abs(grey[0] - grey[1])[true & valid]) < 8
-        assert np.median(np.abs(grey[0] - grey[1])[~true & valid]) > 20
+def forgery(folder, degrees=0.0, scale=1.0, side=40, shown=1.0):
+    """A picture of synthesis.py's layout with one square copied, of whose copy only a share on the left is true."""
+    affine = affine_map((80, 80), (230, 210), degrees, scale)
+    image = textured(300, 320)
+    source, target = np.zeros((2, 300, 320), bool)
+    source[80 - side // 2 : 80 + side // 2, 80 - side // 2 : 80 + side // 2] = True
+    target[:] = cv2.warpAffine(source.astype(np.uint8), affine, (320, 300), flags=cv2.INTER_NEAREST) > 0
+    image = np.where(target[..., None], cv2.warpAffine(image, affine, (320, 300), flags=cv2.INTER_CUBIC), image)
+    ys, xs = np.nonzero(target)
+    target[:, xs.min() + round(shown * (np.ptp(xs) + 1)) :] = False
+    for name in ("forged", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    path = folder / "forged" / "0.png"
+    cv2.imwrite(str(path), image)
+    np.save(folder / "masks" / "0.npy", (source | target)[None].astype(np.uint8))
+    boxes = [
+        [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1] for y, x in (np.nonzero(source), (ys, xs))
+    ]
+    content = {"source": {"box": boxes[0]}, "copies": [{"affine": affine.tolist(), "box": boxes[1]}]}
+    path.with_suffix(".json").write_text(json.dumps({"base": "x", "contents": [content]}))
+    return path
+
+
+def unpacked(window: train_outline.Window) -> np.ndarray:
+    """Masks (4, SIDE, SIDE) bool: region, valid, told, true."""
+    return np.unpackbits(window.masks).reshape(4, train_outline.SIDE, train_outline.SIDE) > 0
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.0), (30.0, 1.3), (70.0, 0.7)])
+def test_windows_show_true_copies_in_the_frame_of_the_coarser_partner(tmp_path, monkeypatch, degrees, scale):
+    monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
+    base, (window,) = train_outline.read_windows(forgery(tmp_path, degrees, scale))
+    region, valid, _, true = unpacked(window)
+    assert base == "x"
+    # 40 px wide in the source; the smaller of both is the template, unless the copy is enlarged.
+    assert true.sum() == pytest.approx((40 * min(scale, 1)) ** 2, rel=0.1)
+    assert window.f1 == pytest.approx(f1(region, true), abs=1e-6)
+    apart = np.abs(window.grey[0].astype(float) - window.grey[1])
+    assert np.median(apart[true & valid]) < 4
+    assert np.median(apart[~true & valid]) > 20
+
+
+def test_what_shows_of_the_copy_is_true_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
+    _, (window,) = train_outline.read_windows(forgery(tmp_path, shown=0.5))
+    region, _, _, true = unpacked(window)
+    assert true.sum() == pytest.approx(40 * 20, abs=45)
+    assert region.sum() > 1.6 * true.sum()
+    assert train_outline.read_windows(forgery(tmp_path, shown=0.2))[1] == []  # that is another map's region
+
+
+def test_a_large_copy_gives_windows_that_count_as_one(tmp_path):
+    _, windows = train_outline.read_windows(forgery(tmp_path, side=140))
+    assert len(windows) == train_outline.SPOTS + 1
+    assert [window.weight for window in windows] == [1 / len(windows)] * len(windows)
+
+
+def test_some_pictures_are_degraded_before_they_are_looked_at(tmp_path, monkeypatch):
+    path, found = forgery(tmp_path), []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(train_outline, "DEGRADED", share)
+        found.append(train_outline.read_windows(path)[1][0])
+    assert np.abs(found[0].grey[0].astype(float) - found[1].grey[0]).mean() > 0.2
+
+
+def test_partners_are_exchanged_now_and_then(monkeypatch):
+    monkeypatch.setattr(outline, "structures", lambda grey, masks, noise: np.repeat(grey, 5, axis=0))
+    window = window_of(0)
+    first = [train_outline._batch([window], np.random.default_rng(seed))[0][0, 0].sum().item() for seed in range(12)]
+    sums = window.grey.astype(np.float32).sum(axis=(1, 2))
+    assert {int(np.abs(sums - value).argmin()) for value in first} == {0, 1}
+    assert all(np.abs(sums - value).min() < 1 for value in first)
+
+
+def test_the_score_is_the_mean_f1_by_weight():
+    windows = [window_of(0, 1.0), window_of(1, 0.25), window_of(2, 0.25)]
+    told = train_outline.score(lambda seen, masks: 2 * masks[:, :1] - 1, windows, 2)  # draws the region as it is
+    assert told == pytest.approx(np.average([w.f1 for w in windows], weights=[1, 0.25, 0.25]), abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_teaching_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_outline, "batch_loss", lambda network, *_: network.out.bias.sum() * math.nan)
+    settings = OutlineSettings(data=(), out=tmp_path / "a", epochs=1, batch_size=2)
+    with pytest.raises(InputError, match="the loss is not finite in epoch 1; lower --learning-rate"):
+        train_outline.teach([window_of(0)] * 2, [window_of(1)], settings)
+    assert not settings.out.exists()
 
 
 @pytest.mark.parametrize("picture", [camera, astronaut])
@@ -177,14 +253,72 @@ def test_squares_of_a_large_region_fit_together(monkeypatch):
     assert f1(cut, draw(canvas, affine, region)) > 0.995
 
 
-def test_an_outline_that_would_double_is_refused(monkeypatch):
+@pytest.fixture(scope="module")
+def canvas():
+    return alignment.prepare(textured(300, 320))
+
+
+AFFINE = affine_map((100, 100), (215, 195))
+
+
+def disc(radius: int) -> np.ndarray:
+    return cv2.circle(np.zeros((300, 320), np.uint8), (100, 100), radius, 1, -1) > 0
+
+
+def let_say(monkeypatch, odds) -> None:
+    """Let the network say odds(region, x, y): where the proven region is, and pixels from its middle."""
+
+    def say(grey, masks, noise, near):
+        ys, xs = np.nonzero(masks[0])
+        rows, columns = np.indices(near.shape)
+        return odds(masks[0], columns - (xs.min() + xs.max()) // 2, rows - (ys.min() + ys.max()) // 2)
+
+    monkeypatch.setattr(outline, "_odds", say)
+
+
+def test_a_pixel_is_kept_on_less_than_another_is_taken_in_on(canvas, monkeypatch):
+    let_say(monkeypatch, lambda region, x, y: np.where(region, np.where(y < -20, -1, 1), np.where(x < 0, 3, 1)))
+    region, (rows, columns) = disc(40), np.indices((300, 320))
+    expected = (region & (rows >= 80)) | (disc(64) & ~region & (columns < 100))
+    assert f1(draw(canvas, AFFINE, region), expected) > 0.98
+
+
+def test_only_what_lies_near_the_outline_moves(canvas, monkeypatch):
+    let_say(monkeypatch, lambda region, x, y: np.where(region, np.where(np.abs(x) < 8, -5, 5), np.where(x > 8, 5, -5)))
+    drawn = draw(canvas, AFFINE, disc(60))
+    assert drawn[100, 100] and not drawn[100 - 50, 100]  # deep inside, and not
+    assert drawn[100, 100 + 80] and not drawn[100 - 70, 100 + 70]  # 20 and 39 px outside
+
+
+def test_an_outline_does_not_run_across_a_gutter(canvas, monkeypatch):
+    let_say(monkeypatch, lambda region, x, y: np.where(region | (x > 0), 5, -5))
+    gutters = np.zeros((300, 320), np.uint8)
+    gutters[:, 144:149] = 1
+    drawn = draw(dataclasses.replace(canvas, gutters=gutters), AFFINE, disc(40))
+    assert drawn[100, 142] and not drawn[:, 144:].any()
+
+
+def test_holes_are_filled_and_a_remnant_is_no_outline(canvas, monkeypatch):
+    let_say(monkeypatch, lambda region, x, y: np.where(region & ((x - 30) ** 2 + y**2 >= 16), 5, -5))
+    assert draw(canvas, AFFINE, disc(40))[100, 130]
+    let_say(monkeypatch, lambda region, x, y: np.where(x < 8, -5, 1))
+    assert outline.draw(canvas, AFFINE, disc(22)) is None
+
+
+def test_squares_far_from_the_outline_are_not_computed(canvas, monkeypatch):
+    monkeypatch.setattr(outline, "TILE", 32)
+    grey, masks = outline.cut_pair(canvas, AFFINE, (60, 60, 140, 140), disc(30))
+    near = np.zeros((80, 80), bool)
+    near[40, 3] = True
+    odds = outline._odds(grey, masks, canvas.noise, near)
+    assert (odds[32:64, :32] != 0).all()
+    assert np.count_nonzero(odds) == 32 * 32
+
+
+def test_an_outline_that_would_double_is_refused(canvas, monkeypatch):
     monkeypatch.setattr(outline, "_odds", lambda grey, masks, noise, near: np.full(near.shape, 5.0))
-    affine = affine_map((60, 60), (150, 130))
-    canvas = alignment.prepare(textured(220, 240))
-    for radius, drawn in ((70, True), (20, False)):  # the band adds 0.8 and 3.8 times the area
-        centre = (90, 90)
-        region = cv2.circle(np.zeros(canvas.shape, np.uint8), centre, radius, 1, -1) > 0
-        assert (outline.draw(canvas, affine, region) is not None) == drawn
+    assert outline.draw(canvas, AFFINE, disc(20)) is None  # the band alone adds 3.8 times its area
+    assert draw(canvas, AFFINE, disc(60)).sum() > 1.5 * disc(60).sum()  # here less than once
 
 
 def test_nothing_is_drawn_where_nothing_agrees():
@@ -194,7 +328,7 @@ def test_nothing_is_drawn_where_nothing_agrees():
     assert drawn is None or drawn[0].sum() < 0.7 * region.sum()
 
 
-def test_findings_come_with_drawn_outlines_unless_time_is_over(monkeypatch):
+def test_findings_come_with_drawn_outlines_and_copies_as_they_were_proven(monkeypatch):
     image, mask = paste(astronaut(), affine_map((120, 110), (260, 270), degrees=40), (120, 110), 30)
     drawn = matching.find_instances(image, SETTINGS)
     assert f1(drawn.instances[0].mask, mask) > 0.95
@@ -202,4 +336,43 @@ def test_findings_come_with_drawn_outlines_unless_time_is_over(monkeypatch):
     monkeypatch.setattr(outline, "draw", lambda canvas, affine, region: asked.append(region))
     kept = matching.find_instances(image, SETTINGS)
     assert asked
-    assert len(kept.instances) == len(drawn.instances)  # None was drawn: the outlines stay as they were
+    # None was drawn: the outline stays as it was proven.
+    assert (kept.instances[0].copies[0].source.mask == kept.copies[0].source.mask).all()
+    assert (drawn.copies[0].source.mask == kept.copies[0].source.mask).all()
+    assert drawn.instances[0].copies[0].source.mask.sum() != kept.copies[0].source.mask.sum()
+
+
+@pytest.mark.parametrize("way", range(8))
+def test_drawn_outlines_lie_where_the_picture_was_turned_to(way):
+    image, _ = paste(astronaut(), affine_map((120, 110), (260, 270), degrees=40), (120, 110), 30)
+    found = matching.find_instances(matching.turn(image, way), SETTINGS)
+    shape = found.instances[0].mask.shape
+    parts = [region.full(shape) for c in found.instances[0].copies for region in (c.source, c.target)]
+    assert (np.any(parts, axis=0) == found.instances[0].mask).all()
+
+
+def search_in(canvas, seconds=60.0) -> matching._Search:
+    return matching._Search(canvas, SETTINGS, time.perf_counter() + seconds)
+
+
+def test_what_is_identical_or_late_or_grows_over_its_own_copy_is_not_drawn_anew(canvas, monkeypatch):
+    source = matching._cut(disc(20), 0, 0)
+    target = matching.warp_region(source, AFFINE, canvas.shape)
+    copy = matching.Copy("dense", AFFINE, 1, 0.9, 0.9, source, target)
+    whole = np.ones((300, 320), bool)
+    answers = {"drawn": (disc(24), 0, 0), "none": None, "grown": (whole, 0, 0)}
+    for answer, given, seconds, same in (
+        ("drawn", copy, 60.0, False),
+        ("none", copy, 60.0, True),
+        ("grown", copy, 60.0, True),
+        ("drawn", dataclasses.replace(copy, kind="exact"), 60.0, True),
+        ("drawn", copy, -1.0, True),
+    ):
+        monkeypatch.setattr(outline, "draw", lambda *_, answer=answer: answers[answer])
+        search = search_in(canvas, seconds)
+        assert (matching._outlined(search, given) is given) == same
+        assert search.complete == (seconds > 0)
+    monkeypatch.setattr(outline, "draw", lambda *_: answers["drawn"])
+    drawn = matching._outlined(search_in(canvas), copy)
+    assert (drawn.source.full(canvas.shape) == disc(24)).all()
+    assert f1(drawn.target.full(canvas.shape), np.roll(disc(24), (95, 115), (0, 1))) == 1
