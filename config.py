@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import types
 import typing
@@ -457,6 +458,7 @@ def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
         # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
         if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
             raise
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again, where nobody catches it
         text = (
             "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
             "--workers, and with --resume where the script has it"

@@ -115,6 +115,23 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys)
         assert end.value.code == 2 and printed.count("\n") == 1 and str(tmp_path) in printed
 
 
+def test_a_killed_process_is_told_of_once():
+    code = """
+import concurrent.futures, os, signal, config
+def killed(*_):
+    raise concurrent.futures.BrokenExecutor("a loader process was killed")
+signal.signal(signal.SIGCHLD, killed)  # as torch does, for as long as the killed process is its own
+try:
+    config.run(killed, config.DemoSettings)
+finally:
+    os.kill(os.getpid(), signal.SIGCHLD)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "x"], cwd=Path(config.__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was killed, probably" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_rank_ends_with_its_status_and_output_but_without_cleaning_up(world):
     code = """
