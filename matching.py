@@ -153,6 +153,7 @@ class _Search:
     evidence: list[dict[str, float]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     complete: bool = True
+    known: "_Known" = field(default_factory=lambda: _Known())
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -221,8 +222,10 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
     copies, facts, kept = _ranked(search)
     if kept and not search.late() and settings.matching_kinds != ("exact",):
         with search.timed("further copies"):
-            again = _further(search, group_copies([copies[k] for k in kept], image.shape[:2]))
-            _prove(search, [_screen(search, "dense", again)], MAX_FURTHER)
+            proven = group_copies([copies[k] for k in kept], image.shape[:2])
+            again = [_screen(search, "dense", _further(search, proven))]
+            again += [_leading_out(part, proven) for part in screened]
+            _prove(search, again, 2 * MAX_FURTHER)
             _share_outlines(search)
         copies, facts, kept = _ranked(search)
     with search.timed("outlines"):
@@ -382,6 +385,7 @@ def _search_exact(search: _Search, image: np.ndarray) -> None:
         copy = Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target)
         search.copies.append(_widened(search, copy) if on_grid(copy) else copy)
         search.evidence.append({})
+        search.known.add_copy(search.copies[-1])
 
 
 def _widened(search: _Search, copy: Copy) -> Copy:
@@ -505,6 +509,13 @@ def _screen(search: _Search, kind: str, proposed: Candidates) -> _Screened:
     return _Screened(kind, affines[good], centres[good], radii[good], partners, *chosen, usual)
 
 
+def _leading_out(screened: _Screened, instances: Sequence[Instance]) -> _Screened:
+    """Those of them that lead from what is proven to somewhere else, or back."""
+    proven = np.logical_or.reduce([instance.mask for instance in instances])
+    chosen = _within(proven, screened.centres) != _within(proven, screened.partners)
+    return replace(screened, **{k: v[chosen] for k, v in vars(screened).items() if isinstance(v, np.ndarray)})
+
+
 def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
     """Verify the best candidates of all searches over their regions, each map once, and keep what holds."""
     order = sorted(
@@ -512,9 +523,7 @@ def _prove(search: _Search, screened: Sequence[_Screened], most: int) -> None:
         key=lambda entry: (-entry[0], entry[1:]),
     )
     order = _by_turns(search.canvas, screened, order)
-    known, left = _Known(), most
-    for copy in search.copies:
-        known.add_copy(copy)
+    known, left = search.known, most
     for _, p, i in order:
         if not left or search.late():
             break
@@ -558,17 +567,17 @@ def _repeats(evidence: Evidence, screened: Sequence[_Screened]) -> bool:
         return False
     maps = []
     for part in screened:
-        same = _within(evidence, part.centres) & (part.exactness > alignment.NEAR_EXACT)
+        same = _within(evidence.mask, part.centres, evidence.x, evidence.y) & (part.exactness > alignment.NEAR_EXACT)
         maps.append(alignment.whole_map(part.affines[same], part.centres[same]))
     return len(np.unique(np.concatenate(maps), axis=0)) > MAX_PLACES
 
 
-def _within(evidence: Evidence, points: np.ndarray) -> np.ndarray:
-    """Which points (n, 2) of the picture lie in the region."""
-    h, w = evidence.mask.shape
-    x, y = np.rint(points - (evidence.x, evidence.y)).astype(int).T
+def _within(mask: np.ndarray, points: np.ndarray, left: int = 0, top: int = 0) -> np.ndarray:
+    """Which points (n, 2) of the picture lie in a mask (h, w) whose left upper pixel is (left, top)."""
+    h, w = mask.shape
+    x, y = np.rint(points - (left, top)).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
-    inside[inside] = evidence.mask[y[inside], x[inside]]
+    inside[inside] = mask[y[inside], x[inside]]
     return inside
 
 
@@ -670,7 +679,7 @@ def _support(evidence: Evidence, centres: np.ndarray, partners: np.ndarray) -> i
     """Screened candidates (n, 2), at different places of the region, that agree with its map in either direction."""
     places = set()
     for points, others in ((centres, partners), (partners, centres)):
-        inside = _within(evidence, points)
+        inside = _within(evidence.mask, points, evidence.x, evidence.y)
         agree = np.abs(alignment.apply(evidence.affine, points[inside]) - others[inside]).max(axis=1) < 3
         places.update(map(tuple, (points[inside][agree] // 4).astype(int)))
     return len(places)
