@@ -151,6 +151,47 @@ def test_three_copies_are_one_instance_and_two_contents_are_two():
     assert sizes == [2 * 40 * 50, 3 * 50 * 60]
 
 
+def test_what_leads_out_of_a_proven_copy_is_verified_beyond_the_first_ones(monkeypatch):
+    """One verification, as if there were many candidates, finds one copy; the turned one is no translation of it."""
+    image, mask = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
+    image, more = paste(image, affine_map((170, 110), (300, 290), 50), (170, 110), 40)
+    settings = dataclasses.replace(SETTINGS, matching_kinds=("keypoints", "dense"), max_verified=1)
+    (instance,) = find_instances(image, settings).instances
+    assert f1(instance.mask, mask | more) > 0.85
+    monkeypatch.setattr(matching, "_leading_out", lambda screened, _: dataclasses.replace(screened, rank=np.empty(0)))
+    (instance,) = find_instances(image, settings).instances
+    assert (instance.mask & more & ~mask).sum() < 0.1 * (more & ~mask).sum()
+
+
+def test_candidates_that_lead_out_have_one_end_in_what_is_proven():
+    ends = np.array([[[10, 10], [60, 60]], [[60, 60], [11, 9]], [[10, 10], [12, 12]], [[60, 60], [80, 20]]], float)
+    rows = np.arange(4)
+    screened = matching._Screened(
+        "dense", np.zeros((4, 2, 3)), ends[:, 0], rows, ends[:, 1], rows, rows.astype(float), rows, 0.3
+    )
+    proven = np.zeros((100, 100), bool)
+    proven[5:20, 5:20] = True
+    chosen = matching._leading_out(screened, [matching.Instance(proven, 0.9, ())])
+    assert chosen.rank.tolist() == [0, 1] and chosen.centres.tolist() == ends[:2, 0].tolist()
+    assert (chosen.kind, chosen.usual) == ("dense", 0.3)
+
+
+def test_no_candidate_is_verified_twice(monkeypatch):
+    image, _ = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
+    search = matching._Search(alignment.prepare(image), SETTINGS, math.inf)
+    screened = [matching._screen(search, "dense", matching._dense(search))]
+    tried, grow = [], alignment.grow
+
+    def counted(canvas, affine, centre, *rest):
+        tried.append((*affine.ravel(), *centre))
+        return grow(canvas, affine, centre, *rest)
+
+    monkeypatch.setattr(alignment, "grow", counted)
+    matching._prove(search, screened, 5)
+    matching._prove(search, screened, 5)
+    assert len(set(tried)) == len(tried) == 10 and search.copies
+
+
 @pytest.mark.parametrize("way", range(1, 8))
 def test_turned_picture_gives_the_turned_findings_to_the_pixel(way):
     image, _ = paste(astronaut()[:320], affine_map((170, 110), (60, 240), 40), (170, 110), 42)
