@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import cv2
 import numpy as np
@@ -190,6 +191,30 @@ def test_no_candidate_is_verified_twice(monkeypatch):
     matching._prove(search, screened, 5)
     matching._prove(search, screened, 5)
     assert len(set(tried)) == len(tried) == 10 and search.copies
+
+
+def test_what_is_identical_is_not_verified_again(monkeypatch):
+    shift = np.array([-110.0, 180.0])
+    image, _ = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
+    moved, grow = [], alignment.grow
+
+    def seen(canvas, affine, centre, *rest):
+        moved.append(alignment.apply(affine, centre[None])[0] - centre)
+        return grow(canvas, affine, centre, *rest)
+
+    monkeypatch.setattr(alignment, "grow", seen)
+    (copy,) = matching._find(image, SETTINGS, []).instances[0].copies
+    assert copy.kind == "exact" and moved
+    assert min(np.abs(way - to).max() for way in moved for to in (shift, -shift)) > 4
+
+
+def test_support_counts_the_places_that_agree_in_either_direction():
+    evidence = types.SimpleNamespace(mask=np.ones((20, 30), bool), x=40, y=8, affine=affine_map((50, 15), (150, 65)))
+    centres = np.array([[45, 15], [46, 15], [65, 10], [150, 60], [60, 20], [30, 15], [45, 35]], float)
+    partners = centres + np.array([100, 50])
+    partners[3] = centres[3] - np.array([100, 50])  # leads back
+    partners[4] += np.array([0, 4])  # leads elsewhere; the last two lie outside of the region
+    assert matching._support(evidence, centres, partners) == 3
 
 
 @pytest.mark.parametrize("way", range(1, 8))
