@@ -184,11 +184,20 @@ def find_instances(image: np.ndarray, settings: MatchingSettings, regions: Seque
     for region in regions:
         if region.shape != image.shape[:2] or region.dtype != bool:
             raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
+    _compile()
     way = _way(image)
     # One core each: pictures run in parallel over processes, and small matrix products lose by more threads.
     with threadpool_limits(1):
         found = _find(turn(image, way), settings, [turn(region, way) for region in regions])
     return _turned_back(found, way, image.shape[:2])
+
+
+@functools.cache
+def _compile() -> None:
+    """Have numba compile what a search calls, or load it: after installation that takes longer than a search may."""
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 1.0)
+    image[50:90, 50:90] = image[5:45, 5:45] // 2 + 60  # found, but not as identical
+    _find(image, MatchingSettings(seconds_per_image=math.inf), [])
 
 
 def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.ndarray]) -> Matches:

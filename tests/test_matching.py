@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -280,6 +283,28 @@ def test_authentic_photographs_give_nothing():
 def test_time_budget_is_kept_and_said():
     found = find_instances(camera(), dataclasses.replace(SETTINGS, seconds_per_image=1e-6))
     assert not found.complete
+
+
+def test_the_time_budget_of_a_picture_does_not_pay_for_compiling():
+    code = """
+import numba.core.registry, skimage.data
+import alignment, candidates, config, exact, matching
+
+def compiled():
+    functions = [(m.__name__, f) for m in (alignment, candidates, exact, matching) for f in vars(m).items()]
+    return {(m, n): len(f.signatures) for m, (n, f) in functions if isinstance(f, numba.core.registry.CPUDispatcher)}
+
+matching._compile()
+before = compiled()
+image = skimage.data.astronaut()[:256, :256].copy()
+image[150:200, 30:90] = image[20:70, 100:160]
+image[180:240, 180:230] = image[20:70, 100:160].swapaxes(0, 1) * 0.9
+assert matching.find_instances(image, config.MatchingSettings()).instances
+assert compiled() == before and before["alignment", "_refine"], (before, compiled())
+"""
+    folder = Path(matching.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_proposed_region_goes_through_the_same_proof():
