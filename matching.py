@@ -28,7 +28,7 @@ MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
 MIN_FINE = 0.25  # correlation of the fine structure that a candidate needs to be verified
 MAX_SECOND = 0.75  # likeness at another offset over that at its place: what repeats by its nature has more
 MAX_TEMPLATES = 4  # copies that are sought again in a picture
-MAX_FURTHER = 12  # places of each that are looked at
+MAX_FURTHER = 12  # places of each that are looked at, and candidates that are verified for them
 MIN_MARGINS = (0.06, 0.05)  # of the fine structure and the middle band, whatever else speaks for a copy
 BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the picture needs
 BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
@@ -234,7 +234,7 @@ def _find(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.nd
             proven = group_copies([copies[k] for k in kept], image.shape[:2])
             again = [_screen(search, "dense", _further(search, proven))]
             again += [_leading_out(part, proven) for part in screened]
-            _prove(search, again, 2 * MAX_FURTHER)
+            _prove(search, again, MAX_FURTHER)
             _share_outlines(search)
         copies, facts, kept = _ranked(search)
     with search.timed("outlines"):
