@@ -886,6 +886,7 @@ def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def ellipse(size: int) -> np.ndarray:
+    """Structuring element (size, size) uint8: a disc of that diameter in pixels."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 

@@ -184,10 +184,10 @@ def find_instances(image: np.ndarray, settings: MatchingSettings, regions: Seque
     for region in regions:
         if region.shape != image.shape[:2] or region.dtype != bool:
             raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
-    _compile()
     way = _way(image)
     # One core each: pictures run in parallel over processes, and small matrix products lose by more threads.
     with threadpool_limits(1):
+        _compile()
         found = _find(turn(image, way), settings, [turn(region, way) for region in regions])
     return _turned_back(found, way, image.shape[:2])
 
