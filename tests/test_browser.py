@@ -326,9 +326,9 @@ def test_verdicts_are_kept_exported_and_imported(browser, tmp_path):
     wait(lambda: css(browser, "#gallery-view").is_displayed())
     open_picture(browser, "found1.png")
     button(browser, "Dismiss").click()
+    page = browser.current_url
     browser.get("about:blank")
-    browser.back()
-    browser.refresh()
+    browser.get(page)
     assert button(browser, "Dismiss").get_attribute("aria-pressed") == "true"
     button(browser, "Dismiss").click()  # taken back
     button(browser, "Dismiss").click()
