@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -836,6 +837,7 @@ class Loader:
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
+            multiprocessing_context=_context() if workers else None,
             generator=torch.Generator(),  # leaves the global one alone: a resumed run must draw the same numbers
         )
         # The workers ignore SIGTERM, which is how multiprocessing would end them at exit; this comes before it.
@@ -871,6 +873,34 @@ class Loader:
             except (ConnectionError, EOFError) as fault:
                 raise BrokenExecutor("a loader process was killed") from fault
             yield batch
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """This machine's way to start processes, with `_Flag` for the event by which torch ends its loader processes."""
+    usual = multiprocessing.get_context()
+
+    class Context(type(usual)):
+        def Event(self) -> _Flag:
+            return _Flag()
+
+    return Context()
+
+
+class _Flag:
+    """An event between processes without a lock: one that is killed in `is_set` leaves nothing that others wait for.
+
+    Of multiprocessing.Event it has what torch's loader calls. That one takes a lock to be read, which every loader
+    process does before each batch; one that was killed in there kept its training waiting for ever.
+    """
+
+    def __init__(self) -> None:
+        self._value = multiprocessing.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        return self._value.value == 1
 
 
 def _start_worker(_: int) -> None:

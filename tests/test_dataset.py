@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -897,6 +899,35 @@ print("read")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
+
+
+def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
+    """Killed in the middle of asking whether the loader ends, as each does before every batch."""
+    ends = dataset._context().Event()
+
+    def ask():
+        while True:
+            ends.is_set()
+
+    fork, answers = multiprocessing.get_context("fork"), []
+    for _ in range(10):
+        asking = fork.Process(target=ask)
+        asking.start()
+        time.sleep(0.02)
+        asking.kill()
+        asking.join()
+        thread = threading.Thread(target=lambda: answers.append(ends.is_set()), daemon=True)
+        thread.start()
+        thread.join(timeout=10)
+        assert not thread.is_alive(), "the answer never came"
+    assert answers == [False] * 10
+    root = plain_folder(tmp_path, 2)
+    loader = make_loader(find_pictures(root), 112, DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings(),
+                         batch_size=1)  # fmt: skip
+    next(iter(loader))
+    worker, ends = loader._batches._iterator._workers[0], loader._batches._iterator._workers_done_event
+    loader.close()
+    assert isinstance(ends, dataset._Flag) and ends.is_set() and not worker.is_alive()
 
 
 def test_importing_needs_neither_torch_nor_albumentations():
