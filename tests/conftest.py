@@ -1,5 +1,9 @@
 """A small data set and an untrained backbone, made once, and a training on them."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any library reads it: tests run side by side, one on each core
+
 import cv2
 import numpy as np
 import pytest
