@@ -922,8 +922,8 @@ def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
         assert not thread.is_alive(), "the answer never came"
     assert answers == [False] * 10
     root = plain_folder(tmp_path, 2)
-    loader = make_loader(find_pictures(root), 112, DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings(),
-                         batch_size=1)  # fmt: skip
+    settings = DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings()
+    loader = make_loader(find_pictures(root), 112, *settings, batch_size=1)
     next(iter(loader))
     worker, ends = loader._batches._iterator._workers[0], loader._batches._iterator._workers_done_event
     loader.close()
