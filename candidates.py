@@ -438,11 +438,11 @@ def blob_points(
     for sigma in sigmas:
         response = cv2.GaussianBlur(grey, (0, 0), sigma) - cv2.GaussianBlur(grey, (0, 0), 1.6 * sigma)
         side = 2 * max(round(0.8 * sigma), 1) + 1
-        square = np.ones((side, side), np.uint8)
-        peak = (response == cv2.dilate(response, square)) & (response > 0.15)
-        peak |= (response == cv2.erode(response, square)) & (response < -0.15)
-        around = (2 * round(factor * sigma) + 1,) * 2
-        peak &= cv2.boxFilter(informative, cv2.CV_32F, around) > MIN_AROUND
+        near = np.ones((side, side), np.uint8)
+        peak = (response == cv2.dilate(response, near)) & (response > 0.15)
+        peak |= (response == cv2.erode(response, near)) & (response < -0.15)
+        square = (2 * round(factor * sigma) + 1,) * 2
+        peak &= cv2.boxFilter(informative, cv2.CV_32F, square) > MIN_AROUND
         peak[:2], peak[-2:], peak[:, :2], peak[:, -2:] = False, False, False, False
         ys, xs = np.nonzero(peak)
         if len(ys) > limit:
