@@ -20,7 +20,6 @@ HARMONICS = 8  # of the angle, kept in a descriptor
 PAIRS = HARMONICS * (2 * RINGS - 3)  # products of harmonics of two rings, one or two apart
 # What mirroring a patch does to its descriptor: the products' imaginary parts, its last numbers, change their sign.
 MIRROR = np.repeat(np.array([1, -1], np.float32), [RINGS + HARMONICS * RINGS + PAIRS, PAIRS])
-MIN_AROUND = 0.1  # share of the square around an extremum that must be informative
 AROUND = 4.0  # surroundings that an extremum is compared with, standard deviation in pixels
 SIFT_PIXELS = 3e6  # larger pictures are shrunk to this many pixels for their keypoints
 EXACT_SEARCH = 4000  # up to this many vectors neighbours are searched by one matrix product
@@ -425,12 +424,11 @@ def polar_candidates(
 
 
 def blob_points(
-    grey: np.ndarray, informative: np.ndarray, sigmas: Sequence[float], limit: int, factor: float = 6.0
+    grey: np.ndarray, sigmas: Sequence[float], limit: int, factor: float = 6.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Extrema of the difference of Gaussians at each scale: points (n, 2) and radii (n,) = factor * sigma.
 
-    Only those with something informative (H, W) uint8 around them, for what they propose is compared on that. They
-    lie where the content puts them, so a copy has the same ones within half a pixel, also in smooth regions
+    They lie where the content puts them, so a copy has the same ones within half a pixel, also in smooth regions
     where SIFT finds no orientation. Of each scale the `limit` that stand out most from their surroundings: the
     strongest ones would all lie in the parts of a picture that are rich in contrast.
     """
@@ -438,11 +436,9 @@ def blob_points(
     for sigma in sigmas:
         response = cv2.GaussianBlur(grey, (0, 0), sigma) - cv2.GaussianBlur(grey, (0, 0), 1.6 * sigma)
         side = 2 * max(round(0.8 * sigma), 1) + 1
-        near = np.ones((side, side), np.uint8)
-        peak = (response == cv2.dilate(response, near)) & (response > 0.15)
-        peak |= (response == cv2.erode(response, near)) & (response < -0.15)
-        square = (2 * round(factor * sigma) + 1,) * 2
-        peak &= cv2.boxFilter(informative, cv2.CV_32F, square) > MIN_AROUND
+        square = np.ones((side, side), np.uint8)
+        peak = (response == cv2.dilate(response, square)) & (response > 0.15)
+        peak |= (response == cv2.erode(response, square)) & (response < -0.15)
         peak[:2], peak[-2:], peak[:, :2], peak[:, -2:] = False, False, False, False
         ys, xs = np.nonzero(peak)
         if len(ys) > limit:

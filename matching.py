@@ -465,7 +465,7 @@ def _objects(search: _Search) -> Candidates:
 
 
 def _dense(search: _Search) -> Candidates:
-    points, radii = candidates.blob_points(search.canvas.grey, search.canvas.informative, (1.1, 1.6, 2.3, 3.3), 3000)
+    points, radii = candidates.blob_points(search.canvas.grey, (1.1, 1.6, 2.3, 3.3), 3000)
     # Around the smallest ones also as little as a small copy holds, which must be the more alike.
     small = radii < 7
     return candidates.concatenate(
@@ -480,7 +480,7 @@ def _inside(search: _Search, grey: np.ndarray, region: np.ndarray) -> list[tuple
     """A region proposed by the embedding: more keypoints and weaker matches, the same proof."""
     near = cv2.dilate(region.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
     groups, singles = candidates.keypoint_candidates(grey, 4000, 0.95, mask=near)
-    points, radii = candidates.blob_points(search.canvas.grey, search.canvas.informative, (1.6, 2.3, 3.3, 4.6), 12000)
+    points, radii = candidates.blob_points(search.canvas.grey, (1.6, 2.3, 3.3, 4.6), 12000)
     inside = near[points[:, 1].astype(int), points[:, 0].astype(int)]
     dense = candidates.polar_candidates(search.canvas.band, points[inside], radii[inside], 4, 0.7)
     return [("keypoints", candidates.concatenate([groups, singles])), ("dense", dense)]

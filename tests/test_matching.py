@@ -565,18 +565,6 @@ def test_ring_descriptors_ignore_rotation_and_know_mirror_images():
     assert float((plain * flipped).sum()) < 0.95
 
 
-def test_extrema_are_sought_where_something_can_be_compared():
-    noise = np.random.default_rng(0).integers(0, 256, (120, 240)).astype(np.float32)
-    grey, left = cv2.GaussianBlur(noise, (0, 0), 1.5), np.zeros((120, 240), np.uint8)
-    left[:, :120] = 1
-    points, radii = candidates.blob_points(grey, left, (1.1, 3.3), 3000)
-    every, _ = candidates.blob_points(grey, np.ones_like(left), (1.1, 3.3), 3000)
-    beyond, half = points[:, 0] - 119, np.rint(radii)
-    assert (beyond > 0).any() and (half + 1 - beyond > 0.1 * (2 * half + 1)).all()  # so much still reaches over
-    assert sorted(map(tuple, points[beyond <= 0])) == sorted(map(tuple, every[every[:, 0] < 120]))
-    assert not len(candidates.blob_points(grey, np.zeros_like(left), (1.1, 3.3), 3000)[0])
-
-
 def test_rotation_is_read_from_the_map():
     map = affine_map((0, 0), (5, 5), degrees=30)
     region = Region(0, 0, np.ones((2, 2), bool))
