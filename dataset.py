@@ -14,6 +14,7 @@ and a prediction without torch need neither.
 
 import atexit
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -877,13 +878,9 @@ class Loader:
 
 def _context() -> multiprocessing.context.BaseContext:
     """This machine's way to start processes, with `_Flag` for the event by which torch ends its loader processes."""
-    usual = multiprocessing.get_context()
-
-    class Context(type(usual)):
-        def Event(self) -> _Flag:
-            return _Flag()
-
-    return Context()
+    context = copy.copy(multiprocessing.get_context())
+    context.Event = _Flag
+    return context
 
 
 class _Flag:
