@@ -6,37 +6,19 @@ command line, calls `main(settings)` and turns a user's mistake into one line an
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
-import contextlib
-import dataclasses
-import errno
-import io
-import json
 import os
-import re
-import signal
-import sys
-import types
 import typing
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from tyro.conf import Positional
 
 PATCH = 14  # side of a DINOv2 patch in pixels: one cell of the embedding grid
-EMBEDDED_BACKBONE = Path(__file__).resolve().parent / "weights"  # what `--backbone embedded` means
-
-T = TypeVar("T")
 
 
-class InputError(ValueError):
-    """A mistake in what the user gave. The text says what was given, what is allowed, what to do next."""
-
-
-# A field's help is the comment on its line, however long: no formatting here.
-# fmt: off
+WEIGHTS = Path(__file__).resolve().parent / "weights"  # what ships
+EMBEDDED_BACKBONE = WEIGHTS  # what `--backbone embedded` means
 
 
 @dataclass(frozen=True)
@@ -65,14 +47,22 @@ class LoaderSettings:
     cache: Path | None = None  # folder for decoded, letterboxed pictures, so that an epoch is not bound by decoding
     cache_gb: float = 20.0  # largest size of that folder in GB; pictures beyond it are decoded each time
     augment: bool = True  # flips, rotation, blur, JPEG, noise, colour
-    label_coverage: float = 0.5  # least share of a cell that a content covers for the cell to take its label, over 0 to 1
+    label_coverage: float = (
+        0.5  # least share of a cell that a content covers for the cell to take its label, over 0 to 1
+    )
     synthesis_probability: float = 0.0  # share of authentic training pictures turned into forgeries on the fly, 0 to 1
 
 
 # object: a cell or a band along its outline; panel: a panel or a part of one, in composed figures only
 ContentKind = Literal["object", "blob", "ellipse", "rectangle", "polygon", "panel"]
+
+
 CopyTransform = Literal["rotation", "right-angle", "scale", "mirror", "recolour"]  # recolour: brightness and contrast
+
+
 CopyBlending = Literal["hard", "feathered", "poisson"]
+
+
 Degradation = Literal["jpeg", "noise", "blur", "resize"]
 
 
@@ -91,7 +81,9 @@ class SynthesisSettings:
     max_copies: int = 4  # most copies of one content, its source not counted, 1 to 4
     min_copy_pixels: int = 16  # smallest side of a source or copy in the finished picture, in pixels
     max_copy_pixels: int | None = None  # largest such side in pixels; free when not given
-    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied; panel: in composed figures only
+    content_kinds: tuple[ContentKind, ...] = typing.get_args(
+        ContentKind
+    )  # what may be copied; panel: in composed figures only
     transform_probability: float = 0.6  # share of copies that are rotated, scaled, mirrored or recoloured
     copy_transforms: tuple[CopyTransform, ...] = typing.get_args(CopyTransform)  # changes of those, at least one each
     min_scale: float = 0.5  # smallest side of a scaled copy against its source
@@ -126,9 +118,13 @@ class ModelSettings:
 
     backbone: str = "facebook/dinov2-base"  # hub name, local folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small one that ships
     image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; the grid has side / 14 cells
-    preset: Literal["method", "self-correlation", "patch-correlation"] = "method"  # what the head sees of a cell: its token; its token and where in the picture similar tokens stand; its token and where its pixels stand again
+    preset: Literal["method", "self-correlation", "patch-correlation"] = (
+        "method"  # what the head sees of a cell: its token; its token and where in the picture similar tokens stand; its token and where its pixels stand again
+    )
     neighbours: int = 6  # preset self-correlation: most similar cells that are looked at for each cell
-    exclusion: int = 2  # both presets with correlation: cells this near are no match, in cells (the larger of rows and columns)
+    exclusion: int = (
+        2  # both presets with correlation: cells this near are no match, in cells (the larger of rows and columns)
+    )
     correlation_width: int = 48  # both presets with correlation: channels of the two convolutions over the similarities
     head_widths: tuple[int, ...] = (1024, 768)  # hidden widths of the MLP head
     embedding_size: int = 512  # length of the unit vector of each cell
@@ -179,10 +175,16 @@ class MatchingSettings:
     """The search for copies on the pixels."""
 
     max_false_alarms: float = 0.01  # share of authentic pictures in which something may be found by mistake, 0.001 to 1; smaller asks for more evidence
-    seconds_per_image: float = 30.0  # time budget for one picture in seconds; the best found by then is returned and said so
-    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
+    seconds_per_image: float = (
+        30.0  # time budget for one picture in seconds; the best found by then is returned and said so
+    )
+    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(
+        MatchingKind
+    )  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
     max_keypoints: int = 12000  # most keypoints per picture, the strongest first
-    match_ratio: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
+    match_ratio: float = (
+        0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
+    )
     max_verified: int = 40  # most candidates per picture that are aligned over their whole region
 
 
@@ -291,7 +293,9 @@ class TuningSettings:
     out: Path  # JSON file for the best parameters; the study, the trials and their picture lie beside it
     trials: int = 100  # parameter sets to try in all, those of an earlier, stopped search included
     seed: int = 0  # of the search
-    max_false_alarms: float | None = None  # highest oF1 of the forged pictures with alarms in at most this share of the authentic ones, 0 to 1; highest oF1 of all when not given
+    max_false_alarms: float | None = (
+        None  # highest oF1 of the forged pictures with alarms in at most this share of the authentic ones, 0 to 1; highest oF1 of all when not given
+    )
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
 
 
@@ -301,10 +305,16 @@ class TestSettings:
 
     data: DataSettings
     out: Path  # folder for metrics.json, records.jsonl and submission.csv
-    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; the matching alone is scored when not given
+    checkpoint: Path | None = (
+        None  # best.pt of a run, or `embedded`: the model that ships; the matching alone is scored when not given
+    )
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every picture
-    ways: tuple[Literal["embedding", "matching", "both"], ...] = ("embedding", "matching", "both")  # what is scored; the submission is the last one's
+    ways: tuple[Literal["embedding", "matching", "both"], ...] = (
+        "embedding",
+        "matching",
+        "both",
+    )  # what is scored; the submission is the last one's
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
@@ -351,7 +361,9 @@ class StudySettings:
     train: Path  # folder of authentic pictures; forgeries made of them are trained on and tuned on
     dev: Path  # folder of other authentic pictures; forgeries made of them are only scored
     out: Path  # folder for the pictures, the features and one folder per variant and seed; what is there already isn't made again
-    variants: tuple[StudyVariant, ...] = typing.get_args(StudyVariant)  # what is compared; study.py says what each one changes
+    variants: tuple[StudyVariant, ...] = typing.get_args(
+        StudyVariant
+    )  # what is compared; study.py says what each one changes
     seeds: tuple[int, ...] = (0, 1, 2)  # of the weights, the order of the pictures and the tuning
     forged: int = 160  # forgeries made of TRAIN; seven in ten are trained on, the others tuned on
     authentic: int = 140  # authentic pictures beside them, shared likewise
@@ -361,7 +373,9 @@ class StudySettings:
     batch_size: int = 6  # pictures per optimiser step
     learning_rate: float = 3e-3  # of the head at the start
     trials: int = 20  # parameter sets of the cascade that are tried for each
-    max_false_alarms: float = 0.05  # share of the authentic tuning pictures in which the tuned cascade may find something, 0 to 1
+    max_false_alarms: float = (
+        0.05  # share of the authentic tuning pictures in which the tuned cascade may find something, 0 to 1
+    )
 
 
 FaultKind = Literal["files", "bombs", "names", "training", "prediction", "determinism", "equivariance", "load"]
@@ -386,228 +400,19 @@ class PredictSettings:
     """Find forgeries in pictures and show the evidence."""
 
     paths: Positional[tuple[Path, ...]]  # pictures, folders (searched recursively), globs and PDFs
-    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
-    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; pixel evidence alone when not given
+    out: (
+        Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
+    )
+    checkpoint: Path | None = (
+        None  # best.pt of a run, or `embedded`: the model that ships; pixel evidence alone when not given
+    )
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
     evidence_only: bool = False  # pixel evidence alone, without any model and without importing torch
     resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
-    workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
+    workers: int | None = (
+        None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
+    )
     picture_seconds: float = 900.0  # a picture that takes longer is given up and recorded, in seconds; 0: no limit
     max_megapixels: float = 200.0  # refuse larger pictures by their header, before decoding, in megapixels
     matching: MatchingSettings = field(default_factory=MatchingSettings)
-
-
-# fmt: on
-
-
-def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:
-    """Settings of class `cls` from the command line. An unknown name or a bad value is an `InputError`."""
-    import tyro
-
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                cls,
-                args=argv,
-                description=description,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        # tyro draws a box of several lines; a user's mistake is one line here.
-        lines = [line.strip("╭╮╰╯│─ ") for line in captured.getvalue().splitlines()]
-        raise InputError(" ".join(line for line in lines[1:] if line)) from None
-
-
-def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
-    """Entry point of every script: parse, call `main`, and end with its exit status; a rank ends without cleaning up.
-
-    A user's mistake (`InputError`, a missing file) and what the machine lacks (a full disk, a process that was killed
-    for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
-    """
-    status = _status(main, cls)
-    from distributed import read_ranks  # numpy comes with it, which a mistake need not wait for
-
-    if read_ranks().world > 1:
-        # gloo's threads may still hold tensors; released while the interpreter ends, they abort the rank (pytorch #179291).
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
-    name = Path(sys.argv[0]).name
-    try:
-        return main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0
-    except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (FileExistsError, NotADirectoryError) as mistake:
-        text = f"no folder can be at {mistake.filename or mistake}: there, or above it, is a file; give another path"
-    except (InputError, FileNotFoundError, PermissionError) as mistake:
-        text = str(mistake)
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        text = f"{fault.strerror}; free some space, then start again, with --resume where the script has it"
-    except RuntimeError as fault:
-        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
-        if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
-            raise
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again, where nobody catches it
-        text = (
-            "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
-            "--workers, and with --resume where the script has it"
-        )
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    print(f"{name}: error: {one_line(text)}", file=sys.stderr)
-    return 2
-
-
-def one_line(text: str) -> str:
-    """Text for a terminal: on one line, and without the control characters that a file's name may hold."""
-    text = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _unwrapped(doc: str) -> str:
-    """A script's docstring so that tyro, which fills paragraphs, keeps its tables of commands line by line."""
-    paragraphs = []
-    for paragraph in doc.strip().split("\n\n"):
-        table = any(line.startswith("    ") or "  " in line for line in paragraph.splitlines())
-        joined = re.sub(r"\n {8,}", " ", paragraph) if table else paragraph  # a command's second line
-        paragraphs.append(joined.replace("\n", "\n\n") if table else joined)
-    return "\n\n".join(paragraphs)
-
-
-def to_dict(settings: Any) -> dict[str, Any]:
-    """Settings as plain JSON types (paths as text)."""
-    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-
-
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """Inverse of `to_dict`; an unknown name is an `InputError`, a missing one takes its default."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise InputError(f"unknown settings {', '.join(unknown)} for {cls.__name__}; known: {', '.join(hints)}")
-    return cls(**{name: _convert(hints[name], value, name) for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value, name)
-    if origin is Literal:
-        if value not in arguments:
-            raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        return tuple(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{name} is {value!r}; it must be of type {hint.__name__}")
-    return value
-
-
-def write_whole(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
-    """Make a file appear whole or not at all: `write` fills a temporary name, which is then renamed to `path`.
-
-    `lasting`: the content is on the disk before the name is, so that a power cut leaves no empty file; it takes some
-    10 ms. Without, it is for what can be told to be damaged and made again.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        if lasting:
-            to_disk(temporary)
-        os.replace(temporary, path)
-        if lasting:
-            to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_disk(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as fault:
-        if fault.errno != errno.EINVAL:  # some network file systems know no such thing for a folder
-            raise
-    finally:
-        os.close(handle)
-
-
-_held: set[int] = set()  # open folders in which this process runs
-
-
-def _leave() -> None:
-    """A forked process (torch's loaders) has no share in the locks: it may outlive the run by some seconds."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_leave)
-
-
-@contextlib.contextmanager
-def only_run(out: Path) -> Iterator[None]:
-    """Let no other run work in the folder `out`, which is made where it is missing, before the block has ended.
-
-    The lock is the kernel's, on the folder itself: it leaves no file, and ends with the process, however that ends.
-
-    Raises:
-        InputError: another run is at work there, or `out` is no folder.
-    """
-    import fcntl
-
-    made = not out.exists()
-    if not made and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder as --out")
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    _held.add(handle)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is at work in {out}; wait for its end, or give another --out") from None
-        except OSError as fault:
-            if fault.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            print(f"{out} cannot be locked there ({fault.strerror}): start no other run in it", file=sys.stderr)
-        yield
-    finally:
-        if handle in _held:
-            _held.remove(handle)
-            os.close(handle)
-        if made:
-            with contextlib.suppress(OSError):
-                out.rmdir()  # where the run was refused; a folder that holds something stays
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; what is not JSON is an `InputError`."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise InputError(f"{path} is not a JSON file ({fault})") from None

@@ -7,8 +7,9 @@ Nothing is downloaded. `make demo` synthesises forgeries from them and runs the 
 
 from pathlib import Path
 
-import config
 from config import DemoSettings
+from runtime.command_line import run
+from runtime.files import atomic_write
 
 NAMES = [
     "astronaut",
@@ -40,11 +41,9 @@ def main(settings: DemoSettings) -> None:
     sources = [next(packaged.glob(f"{name}.*")) for name in NAMES]
     sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
     for source in sources:
-        config.write_whole(
-            settings.out / source.name, lambda temporary, s=source: temporary.write_bytes(s.read_bytes())
-        )
+        atomic_write(settings.out / source.name, lambda temporary, s=source: temporary.write_bytes(s.read_bytes()))
     print(f"{len(sources)} pictures in {settings.out}")
 
 
 if __name__ == "__main__":
-    config.run(main, DemoSettings)
+    run(main, DemoSettings)

@@ -21,9 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from config import ClusteringSettings, InputError, MatchingSettings, from_dict, read_json
-from dataset import Letterbox, letterbox
-from matching import Instance, find_instances
+from config import ClusteringSettings, MatchingSettings
+from copymove.copies import Instance
+from copymove.detect import detect_copies
+from images.letterbox import Letterbox, letterbox
+from runtime.command_line import from_dict
+from runtime.errors import InputError
+from runtime.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +176,7 @@ class Detector:
         instances, complete = tuple(proposed), True
         if self.matching is not None:
             regions = [instance.mask for instance in proposed if _parts(instance.mask) > 1]
-            matches = find_instances(image, self.matching, regions)
+            matches = detect_copies(image, self.matching, regions)
             instances, complete = matches.instances, matches.complete
         return Detection(
             shape=image.shape[:2],

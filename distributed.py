@@ -5,7 +5,6 @@ torch is imported by the functions that need it, so that a script without a mode
 
 import os
 import random
-import signal
 import threading
 import time
 import uuid
@@ -18,6 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
 
 T = TypeVar("T")
 
@@ -45,20 +45,6 @@ def read_ranks() -> Ranks:
     """Ranks from the environment that torchrun sets; one process without it."""
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
     return Ranks(*(int(os.environ.get(name, default)) for name, default in zip(variables, (0, 1, 0, 0), strict=True)))
-
-
-def follow_parent() -> None:
-    """Called in a worker process: leave Ctrl-C to the process that started it, and end when that one has ended, even
-    by `kill -9`."""
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait
-
-    def follow() -> None:
-        wait([parent_process().sentinel])
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _end_with_launcher() -> None:

@@ -19,18 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from config import (
-    EMBEDDED_BACKBONE,
-    PATCH,
-    InputError,
-    ModelSettings,
-    from_dict,
-    read_json,
-    to_dict,
-    write_json,
-    write_whole,
-)
+from config import EMBEDDED_BACKBONE, PATCH, ModelSettings
 from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_correlation
+from runtime.command_line import from_dict, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, read_json, write_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -414,7 +407,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             cause = fault.__context__ if isinstance(fault.__context__, OSError) else None
             raise OSError(cause.errno if cause else 28, f"cannot write {path}: {cause or fault}") from fault
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -467,7 +460,7 @@ def ship(checkpoint: Path, clustering: Path, note: str) -> None:
     if state["backbone"] is not None or state["backbone_fingerprint"] != fingerprint(load_backbone("embedded")):
         raise InputError(f"{checkpoint} does not belong to the embedded backbone; ship that one first")
     head = {name: value.half().contiguous() for name, value in state["head"].items()}
-    write_whole(SHIPPED.with_suffix(".safetensors"), lambda temporary: save_file(head, temporary))
+    atomic_write(SHIPPED.with_suffix(".safetensors"), lambda temporary: save_file(head, temporary))
     settings = state["settings"] | {"backbone": "embedded"}
     content = {"note": note, "settings": settings, "backbone_fingerprint": state["backbone_fingerprint"]}
     write_json(SHIPPED.with_suffix(".json"), content | {"clustering": read_json(Path(clustering))["clustering"]})

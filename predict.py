@@ -36,12 +36,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-import report
-from config import InputError, PredictSettings, one_line, only_run, read_json, run, to_dict, write_json, write_whole
-from dataset import PICTURE_SUFFIXES
-from distributed import Ranks, follow_parent, read_ranks
+from config import PredictSettings
+from distributed import Ranks, read_ranks
+from images.folders import IMAGE_SUFFIXES
+from images.read import read_image
 from metrics import AUTHENTIC, encode_mask, write_annotations
-from reading import read_image
+from report.entries import Entry, error_entry, illustrate, read_entry, unique_name
+from report.page import write_page
+from report.shapes import bounding_box
+from report.words import describe_copy
+from runtime.command_line import run, to_dict
+from runtime.errors import InputError, one_line
+from runtime.files import atomic_write, exclusive_lock, read_json, write_json
+from runtime.workers import follow_parent
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
     from detector import Detection
 
 FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
-SUFFIXES = PICTURE_SUFFIXES | {".pdf"}
+SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
 Line = dict[str, Any]
 Key = tuple[str, int, int]  # path, page, figure
@@ -80,7 +87,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of this picture's files."""
-        return report.unique_name(self.path, self.page, self.figure)
+        return unique_name(self.path, self.page, self.figure)
 
 
 # Input ------------------------------------------------------------------------------------------------------------
@@ -182,11 +189,11 @@ class Worker:
             return failed(job, fault)
 
     def _figures(self, job: Job) -> Line | list[Job]:
-        import pdf
+        from images.pdf import LEAST_SIDE, find_figures
 
-        figures = pdf.find_figures(Path(job.path))
+        figures = find_figures(Path(job.path))
         if not figures:
-            return unreadable(job, f"the PDF holds no image of at least {pdf.LEAST_SIDE} x {pdf.LEAST_SIDE} pixels")
+            return unreadable(job, f"the PDF holds no image of at least {LEAST_SIDE} x {LEAST_SIDE} pixels")
         return [Job(job.path, f.page, f.figure, f.box) for f in figures]
 
     def _read(self, job: Job) -> np.ndarray:
@@ -194,17 +201,17 @@ class Worker:
             raise InputError(f"cannot read {job.path}: it is gone, or not a regular file")
         if job.page is None:
             return read_image(Path(job.path), self.settings.max_megapixels)
-        import pdf
+        from images.pdf import read_figure
 
-        return pdf.read_figure(Path(job.path), job.page, job.figure, self.settings.max_megapixels)
+        return read_figure(Path(job.path), job.page, job.figure, self.settings.max_megapixels)
 
     def _write(self, job: Job, image: np.ndarray, detection: "Detection") -> Line:
         out = self.settings.out
         line = describe(job, detection)
         if "mask" in line:
             data = _label_png(detection.masks)
-            write_whole(out / line["mask"], lambda temporary: temporary.write_bytes(data), lasting=False)
-        report.illustrate(out / "report", job.name, job.path, image, detection, **job.place)
+            atomic_write(out / line["mask"], lambda temporary: temporary.write_bytes(data), lasting=False)
+        illustrate(out / "report", job.name, job.path, image, detection, **job.place)
         return line
 
 
@@ -250,9 +257,9 @@ def describe(job: Job, detection: "Detection") -> Line:
                     "inliers": int(copy.inliers),
                     "correlation": float(copy.correlation),
                     "score": float(copy.score),
-                    "source": report.bounding_box(copy.source),
-                    "target": report.bounding_box(copy.target),
-                    "sentence": report.describe(copy),
+                    "source": bounding_box(copy.source),
+                    "target": bounding_box(copy.target),
+                    "sentence": describe_copy(copy),
                 }
                 for copy in instance.copies
             ],
@@ -542,7 +549,7 @@ def merge(out: Path) -> Path:
                     file.write(text)
                 before = key
 
-    write_whole(final, write)
+    atomic_write(final, write)
     for path in parts:
         if path != final:
             path.unlink()
@@ -583,20 +590,20 @@ def write_submission(out: Path) -> None:
             runs = ";".join(json.dumps(instance["runs"]) for instance in line["instances"])
             yield case(line) if counts[case(line)] == 1 else line["name"], line["name"], runs or AUTHENTIC
 
-    write_whole(out / "submission.csv", lambda temporary: write_annotations(temporary, rows()))
+    atomic_write(out / "submission.csv", lambda temporary: write_annotations(temporary, rows()))
 
 
 def write_report(settings: PredictSettings, command: str) -> Path:
     """The evidence page of all pictures in predictions.jsonl."""
     folder = settings.out / "report"
 
-    def entries() -> Iterator[report.Entry]:
+    def entries() -> Iterator[Entry]:
         for line in read_lines(settings.out / "predictions.jsonl"):
             if line["verdict"] == UNREADABLE:
                 place = {name: line.get(name) for name in ("page", "figure", "box")}
-                yield report.unreadable(line["name"], line["path"], line["error"], **place)
+                yield error_entry(line["name"], line["path"], line["error"], **place)
             else:
-                yield report.read_entry(folder, line["name"])
+                yield read_entry(folder, line["name"])
 
     shown = to_dict(settings)
     identity = {name: value for name, value in shown.items() if name not in RUN_ONLY} | {
@@ -604,7 +611,7 @@ def write_report(settings: PredictSettings, command: str) -> Path:
     }
     names = ["/".join(Path(os.path.abspath(path)).parts[-2:]) for path in settings.paths]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return report.write_page(
+    return write_page(
         folder,
         entries,
         title=f"Pictures of {', '.join(names[:3])}{more}",
@@ -689,7 +696,7 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
     doubtful = may_have_lost_files(settings.out)
     token = agree(ranks)
     inputs = find_inputs(settings.paths, settings.out)
-    with only_run(settings.out) if ranks.main else contextlib.nullcontext():
+    with exclusive_lock(settings.out) if ranks.main else contextlib.nullcontext():
         prepare(settings, ranks)
         agree(ranks)  # the first rank has mended the files before the others read them
         done, verdicts = read_done(settings.out, doubtful)
@@ -725,7 +732,7 @@ def check(settings: PredictSettings) -> None:
     for path in (settings.checkpoint, settings.clustering):
         if path is not None and str(path) != "embedded" and not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-    from matching import score_threshold
+    from copymove.scoring import score_threshold
 
     score_threshold(settings.matching.max_false_alarms)  # else every picture would count as unreadable
 
@@ -736,11 +743,11 @@ def agree(ranks: Ranks) -> str:
         return ""
     import torch
 
-    import distributed
+    from distributed import gather, start
 
     if not torch.distributed.is_initialized():
-        distributed.start()
-    return distributed.gather([secrets.token_hex(8)])[0]
+        start()
+    return gather([secrets.token_hex(8)])[0]
 
 
 def wait_for_all(out: Path, ranks: Ranks, token: str) -> None:
@@ -751,7 +758,7 @@ def wait_for_all(out: Path, ranks: Ranks, token: str) -> None:
     if ranks.world == 1:
         return
     if not ranks.main:
-        write_whole(_finished(out, ranks.rank), lambda temporary: temporary.write_text(token))
+        atomic_write(_finished(out, ranks.rank), lambda temporary: temporary.write_text(token))
         return
     others = {_finished(out, rank) for rank in range(1, ranks.world)}
     while not all(path.exists() and path.read_text() == token for path in others):

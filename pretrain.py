@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-import config
-from config import PATCH, InputError, PretrainSettings
+from config import PATCH, PretrainSettings
+from runtime.command_line import run, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, exclusive_lock, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +69,12 @@ class Views:
     levels: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # longer side 1 and 2 x CONTENT_SIZE
 
     def __post_init__(self) -> None:
-        from dataset import Content
+        from images.letterbox import LetterboxedImage
 
         none = [np.zeros((0, *image.shape[:2]), bool) for image in self.images]
         for image, masks in zip(self.images, none, strict=True):
             sizes = (CONTENT_SIZE, 2 * CONTENT_SIZE)
-            self.levels.append(tuple(Content.of(image, masks, size).image for size in sizes))
+            self.levels.append(tuple(LetterboxedImage.of(image, masks, size).image for size in sizes))
         self.images = []
 
     def pair(self, index: int, rng: np.random.Generator, difficulty: float = 1.0) -> Pair:
@@ -106,7 +108,7 @@ class Views:
 
     def _view(self, index: int, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The view (S, S, 3) uint8, and (S, S) bool where it shows the picture."""
-        from dataset import PADDING
+        from images.letterbox import PADDING
 
         small, large = self.levels[index]
         scale = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
@@ -329,7 +331,7 @@ def correspondence_loss(
 def main(settings: PretrainSettings) -> int:
     """Train; returns the exit status."""
     check(settings)
-    with config.only_run(settings.out):
+    with exclusive_lock(settings.out):
         return train(settings)
 
 
@@ -359,7 +361,7 @@ def train(settings: PretrainSettings) -> int:
     settings.out.mkdir(parents=True, exist_ok=True)
     for left in settings.out.glob(".*.tmp"):  # of a run that was killed while it wrote
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    config.write_json(settings.out / "settings.json", config.to_dict(settings))
+    write_json(settings.out / "settings.json", to_dict(settings))
     log, interrupt, saved = Log(settings.out, progress), Interrupt(), time.monotonic()
     bar = tqdm(initial=progress.total_steps, total=settings.steps, unit="step")
     while progress.total_steps < settings.steps and not interrupt.signal:
@@ -394,16 +396,16 @@ def check(settings: PretrainSettings) -> None:
 def check_same_run(before: dict[str, Any], settings: PretrainSettings) -> None:
     """Raise InputError where settings that change what is learned differ from those of the run that was stopped."""
     free = {"resume", "out", "checkpoint_seconds", "data"}
-    now = config.to_dict(settings)
+    now = to_dict(settings)
     if changed := sorted(name for name in now if name not in free and now[name] != before.get(name)):
         raise InputError(f"{settings.out} belongs to other settings: {', '.join(changed)}; give the same ones")
 
 
 def read_pictures(settings: PretrainSettings) -> list[np.ndarray]:
     """All authentic pictures of the folder, in the order of their names."""
-    from dataset import find_pictures, read_all, readable_pictures
+    from images.folders import find_images, read_all, readable_images
 
-    pictures, skipped = readable_pictures(find_pictures(settings.data.data), settings.data)
+    pictures, skipped = readable_images(find_images(settings.data.data), settings.data)
     authentic = [picture for picture in pictures if picture.forged is False]
     if not authentic:
         raise InputError(f"{settings.data.data} holds no authentic pictures; give a folder that does")
@@ -455,11 +457,11 @@ def save(settings: PretrainSettings, backbone: "nn.Module", optimizer: Any, prog
     import copy
     from dataclasses import asdict
 
-    import report
     from model import CHECKPOINT_FORMAT, save_checkpoint
+    from report.training_page import plot_training
 
     content = {"format": CHECKPOINT_FORMAT, "model": backbone.state_dict(), "optimizer": optimizer.state_dict()}
-    content |= {"progress": asdict(progress), "settings": config.to_dict(settings)}
+    content |= {"progress": asdict(progress), "settings": to_dict(settings)}
     save_checkpoint(settings.out / "last.pt", content)
     shipped = copy.deepcopy(backbone).half()
     del shipped.log_temperature
@@ -473,7 +475,7 @@ def save(settings: PretrainSettings, backbone: "nn.Module", optimizer: Any, prog
             {"total_steps": g[-1]["total_steps"]} | {n: float(np.mean([line[n] for line in g])) for n in names}
             for g in groups
         ]
-        report.plot_training(means, settings.out / "curves.png", curves=CURVES)
+        plot_training(means, settings.out / "curves.png", curves=CURVES)
 
 
 def save_backbone(backbone: "nn.Module", folder: Path) -> None:
@@ -482,8 +484,8 @@ def save_backbone(backbone: "nn.Module", folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
         backbone.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
-            config.write_whole(folder / path.name, path.rename)
+            atomic_write(folder / path.name, path.rename)
 
 
 if __name__ == "__main__":
-    config.run(main, PretrainSettings)
+    run(main, PretrainSettings)

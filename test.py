@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import config
-import distributed
-from config import InputError, TestSettings
+from config import TestSettings
+from distributed import Ranks, finish, gather, start
+from runtime.command_line import run, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dataset import Picture
     from detector import Detector
+    from images.folders import ImageFile
     from metrics import Record
 
 
@@ -42,10 +44,10 @@ class Result:
 
 def main(settings: TestSettings) -> int:
     """Score; returns the exit status."""
-    ranks, device = distributed.start()
+    ranks, device = start()
     results, skipped = score_share(settings, ranks)
-    results = sorted(distributed.gather(results), key=lambda result: result.case_id)
-    skipped = distributed.gather(skipped)
+    results = sorted(gather(results), key=lambda result: result.case_id)
+    skipped = gather(skipped)
     if ranks.main:
         for line in skipped:
             print(f"left out: {line}", file=sys.stderr)
@@ -55,22 +57,22 @@ def main(settings: TestSettings) -> int:
             f"\n{len(results)} pictures; {settings.out} has metrics.json, records.jsonl, submission.csv "
             "and report/index.html"
         )
-    distributed.finish()
+    finish()
     return 0
 
 
-def score_share(settings: TestSettings, ranks: distributed.Ranks) -> tuple[list[Result], list[str]]:
+def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], list[str]]:
     """This rank's results, and a line for each picture that could not be read."""
     from tqdm import tqdm
 
-    import report
-    from dataset import find_pictures, read_all, select
+    from images.folders import find_images, read_all, select_split
     from metrics import encode_annotation, score_picture
+    from report.entries import illustrate, unique_name
 
     ways, splits = load_ways(settings)
-    pictures = find_pictures(settings.data.data)
+    pictures = find_images(settings.data.data)
     if settings.split != "all":
-        pictures = select(pictures, splits, settings.split)
+        pictures = select_split(pictures, splits, settings.split)
     names = case_ids(pictures)
     results, skipped = [], []
     bar = tqdm(ranks.share(pictures), desc="test", unit="picture", disable=not ranks.main)
@@ -80,9 +82,9 @@ def score_share(settings: TestSettings, ranks: distributed.Ranks) -> tuple[list[
             found = detector.detect(image)
             if picture.forged is not None:
                 records[way] = score_picture(name, found.masks, masks, found.score, found.seconds)
-        page_name = report.unique_name(picture.image)
+        page_name = unique_name(picture.image)
         truth = {} if picture.forged is None else {"truth": masks, "record": records[way]}
-        report.illustrate(settings.out / "report", page_name, picture.image, image, found, **truth)
+        illustrate(settings.out / "report", page_name, picture.image, image, found, **truth)
         results.append(Result(name, encode_annotation(found.masks), records, page_name))
     return results, skipped
 
@@ -102,7 +104,7 @@ def load_ways(settings: TestSettings) -> "tuple[dict[str, Detector], Mapping[str
     return ways, whole.splits
 
 
-def case_ids(pictures: "list[Picture]") -> dict[Path, str]:
+def case_ids(pictures: "list[ImageFile]") -> dict[Path, str]:
     """A name for each picture: its id, with the folder before it where an authentic and a forged one share the id."""
     count = Counter(picture.id for picture in pictures)
     return {p.image: p.id if count[p.id] == 1 else f"{p.image.parent.name}/{p.id}" for p in pictures}
@@ -126,26 +128,27 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
         summary["ways"][way] = {"figures": summarize(records), "pictures_per_second": rate}
         print(f"\n{way}: {rate:.2f} pictures per second in each process; {hardware}")
         print(format_table(summary["ways"][way]["figures"]))
-    config.write_whole(out / "records.jsonl", write_records)
-    config.write_whole(out / "submission.csv", lambda path: write_annotations(path, rows))
-    config.write_json(out / "metrics.json", summary)
+    atomic_write(out / "records.jsonl", write_records)
+    atomic_write(out / "submission.csv", lambda path: write_annotations(path, rows))
+    write_json(out / "metrics.json", summary)
     return summary
 
 
 def write_report(settings: TestSettings, results: list[Result], summary: dict[str, Any]) -> None:
     """The page that shows each picture of the last way with its truth, worst first."""
-    import report
     from metrics import FIGURES
+    from report.entries import read_entry
+    from report.page import write_page
 
     folder, ways = settings.out / "report", summary["ways"]
     names = [name for name in FIGURES if any(name in way["figures"] for way in ways.values())]
     cells = [[FIGURES[name][0], *(_cell(way["figures"].get(name)) for way in ways.values())] for name in names]
-    report.write_page(
+    write_page(
         folder,
-        lambda: (report.read_entry(folder, result.page_name) for result in results),
+        lambda: (read_entry(folder, result.page_name) for result in results),
         title=f"Test on {settings.data.data.name}",
         run=hashlib.sha256(str(settings.out.resolve()).encode()).hexdigest()[:12],
-        details={"Settings": json.dumps(config.to_dict(settings)), "Hardware": summary["hardware"]},
+        details={"Settings": json.dumps(to_dict(settings)), "Hardware": summary["hardware"]},
         table=[["", *ways], *cells] if ways else [],
     )
 
@@ -155,4 +158,4 @@ def _cell(figure: dict[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    config.run(main, TestSettings)
+    run(main, TestSettings)

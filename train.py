@@ -23,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import config
-import distributed
-from config import InputError, TrainSettings
+from config import TrainSettings
+from distributed import Ranks, barrier, finish, gather, read_ranks, seed_everything, start, sum_over_ranks
+from runtime.command_line import from_dict, run, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, exclusive_lock, flush_to_disk, write_json
 
 # Settings that may change when a run goes on: they do not change what is learned.
 FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.workers"}
@@ -70,7 +72,7 @@ class Log:
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and _is_past(json.loads(line), progress)]
-        config.write_whole(self.path, lambda temporary: temporary.write_text("".join(line + "\n" for line in kept)))
+        atomic_write(self.path, lambda temporary: temporary.write_text("".join(line + "\n" for line in kept)))
         self.events = SummaryWriter(str(folder / "events"), purge_step=progress.total_steps + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -91,7 +93,7 @@ class Run:
     """Everything the loop works on."""
 
     settings: TrainSettings
-    ranks: distributed.Ranks
+    ranks: Ranks
     device: Any
     loader: Any
     validation: list[Any]  # pictures scored after every epoch
@@ -123,7 +125,7 @@ class Run:
         """Write last.pt: everything from which the run goes on as if it had never stopped."""
         from model import save_checkpoint
 
-        config.to_disk(self.log.path)  # a checkpoint that is ahead of the log would leave a gap in it
+        flush_to_disk(self.log.path)  # a checkpoint that is ahead of the log would leave a gap in it
         content = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         save_checkpoint(self.last, self._model_content() | content | {"progress": asdict(self.progress)})
         self.saved_at = time.monotonic()
@@ -132,7 +134,7 @@ class Run:
         """Write best.pt: what inference needs."""
         from model import save_checkpoint
 
-        clustering = config.to_dict(self.settings.clustering)
+        clustering = to_dict(self.settings.clustering)
         save_checkpoint(self.best, self._model_content() | {"clustering": clustering, "validation": figures})
 
     def _model_content(self) -> dict[str, Any]:
@@ -146,12 +148,12 @@ class Run:
         import torch
 
         stop = torch.tensor([float(self.interrupt.signal)], dtype=torch.float64, device=self.device)
-        return distributed.sum_over_ranks(torch.cat([values, stop])).tolist()
+        return sum_over_ranks(torch.cat([values, stop])).tolist()
 
 
 def main(settings: TrainSettings) -> int:
     """Train; returns the exit status."""
-    with config.only_run(settings.out) if distributed.read_ranks().main else contextlib.nullcontext():
+    with exclusive_lock(settings.out) if read_ranks().main else contextlib.nullcontext():
         return train(settings)
 
 
@@ -173,7 +175,7 @@ def train(settings: TrainSettings) -> int:
             "all epochs done" if progress.epoch == settings.epochs else f"no better oF1 for {settings.patience} epochs"
         )
         print(f"{why}: best validation oF1 {progress.best_of1:.4f} in epoch {progress.best_epoch}, {run.best}")
-    distributed.finish()
+    finish()
     return 0
 
 
@@ -192,7 +194,7 @@ def open_run(settings: TrainSettings) -> dict[str, Any] | None:
         raise InputError("--keep-features needs --no-augment, no --synthesis-probability and no --unfreeze-blocks")
     locate_backbone(settings.model.backbone)
     last = settings.out / "last.pt"
-    restarted = distributed.read_ranks().restarts > 0 and last.exists()  # torchrun starts a failed job again
+    restarted = read_ranks().restarts > 0 and last.exists()  # torchrun starts a failed job again
     if settings.resume and not last.exists():
         raise FileNotFoundError(f"there is no {last} to go on from; leave --resume out to start a new run")
     if last.exists() and not (settings.resume or restarted):
@@ -204,16 +206,17 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
     """Ranks, seeds, data, model, optimiser, and where the run goes on."""
     import torch
 
-    from dataset import find_pictures, make_loader, readable_pictures, select, split_pictures
+    from dataset import make_loader
+    from images.folders import find_images, readable_images, select_split, split_images
     from losses import ForgeryLoss
     from model import ForgeryModel, amp_dtype, autocast, load_model_state
 
-    ranks, device = distributed.start()
-    distributed.seed_everything(settings.seed)
+    ranks, device = start()
+    seed_everything(settings.seed)
     interrupt = Interrupt()
-    pictures, skipped = readable_pictures(find_pictures(settings.data.data), settings.data)
-    splits = split_pictures(pictures, settings.split, checkpoint["splits"] if checkpoint else None)
-    training, validation = select(pictures, splits, "train"), select(pictures, splits, "val")
+    pictures, skipped = readable_images(find_images(settings.data.data), settings.data)
+    splits = split_images(pictures, settings.split, checkpoint["splits"] if checkpoint else None)
+    training, validation = select_split(pictures, splits, "train"), select_split(pictures, splits, "val")
     loader = make_loader(
         training,
         settings.model.image_size,
@@ -236,7 +239,7 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         validation=_every_nth(validation, settings.validation_pictures),
         splits=splits,
         identity={
-            "settings": config.to_dict(settings),
+            "settings": to_dict(settings),
             "step_pictures": loader.sampler.step_pictures,
             "training": _names_hash(training),
             "validation": _names_hash(validation),
@@ -263,8 +266,8 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         settings.out.mkdir(parents=True, exist_ok=True)
         for left in settings.out.glob(".*.tmp"):  # of a run that was killed while it wrote
             left.unlink()
-        config.write_json(settings.out / "settings.json", config.to_dict(settings))
-        config.write_json(settings.out / "splits.json", splits)
+        write_json(settings.out / "settings.json", to_dict(settings))
+        write_json(settings.out / "splits.json", splits)
         run.log = Log(settings.out, run.progress)
         _announce(run, training, skipped)
     return run
@@ -372,8 +375,8 @@ def validate(run: Run) -> dict[str, float] | None:
     import torch
     from tqdm import tqdm
 
-    from dataset import read_all
     from detector import Detector
+    from images.folders import read_all
     from metrics import score_picture, summarize
 
     detector = Detector(run.model.eval(), run.settings.clustering, run.device)
@@ -392,7 +395,7 @@ def validate(run: Run) -> dict[str, float] | None:
     if run.sum(torch.zeros(0, dtype=torch.float64, device=run.device))[-1]:
         return None
     # In one order, so that every rank, and any number of ranks, gets the same figures to the last bit.
-    records = sorted(distributed.gather(records), key=lambda record: (record.id, record.n_true))
+    records = sorted(gather(records), key=lambda record: (record.id, record.n_true))
     return {name: float(row["value"]) for name, row in summarize(records, resamples=1).items()}
 
 
@@ -419,20 +422,20 @@ def end_epoch(run: Run, figures: dict[str, float]) -> None:
 
 def write_page(run: Run) -> None:
     """curves.png and index.html of the run so far."""
-    import report
+    from report.training_page import plot_training, write_run_page
 
     lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
     curves = run.settings.out / "curves.png"
-    report.plot_training(lines, curves, x="total_steps")
+    plot_training(lines, curves, x="total_steps")
     epochs = [line for line in lines if line["kind"] == "epoch"]
     names = [name for name in epochs[-1] if name not in ("kind", "total_steps")]
     rows = [[f"{line[n]:.4f}" if isinstance(line.get(n), float) else line.get(n, "") for n in names] for line in epochs]
-    report.write_run_page(
+    write_run_page(
         run.settings.out / "index.html",
         title=f"Training {run.settings.out.name}",
         figures=[("Loss and its terms, validation oF1, learning rate, over optimiser steps", curves)],
         tables=[("Validation", [names, *rows])],
-        details={"Settings": json.dumps(config.to_dict(run.settings))},
+        details={"Settings": json.dumps(to_dict(run.settings))},
     )
 
 
@@ -443,8 +446,8 @@ def stop(run: Run) -> int:
         run.log.events.close()
         where = f"epoch {run.progress.epoch}, step {run.progress.step}"
         print(f"interrupted after {where}; saved {run.last}, go on with --resume", file=sys.stderr)
-    distributed.barrier()
-    distributed.finish()
+    barrier()
+    finish()
     return 128 + (run.interrupt.signal or signal.SIGTERM)
 
 
@@ -472,7 +475,7 @@ def _names_hash(pictures: list[Any]) -> str:
 def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> None:
     """Stop unless the run that goes on is the run that was stopped."""
     # Through the class, so that a setting that is younger than the checkpoint has its default.
-    before = _flat(config.to_dict(config.from_dict(TrainSettings, saved["settings"])))
+    before = _flat(to_dict(from_dict(TrainSettings, saved["settings"])))
     after = _flat(now["settings"])
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     changed = [
@@ -493,7 +496,7 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> N
 
 def _check_same_place(run: Run) -> None:
     """All ranks must go on from one checkpoint: on machines that share no folder only the first one has it."""
-    places = distributed.gather([(run.progress.epoch, run.progress.step)])
+    places = gather([(run.progress.epoch, run.progress.step)])
     if len(set(places)) > 1:
         raise InputError(
             f"the ranks would go on at different places (epoch, step): {places}; {run.settings.out} must be one folder "
@@ -526,4 +529,4 @@ def _announce(run: Run, training: list[Any], skipped: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main, TrainSettings)
+    run(main, TrainSettings)

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import config
-from config import ClusteringSettings, InputError, TuningSettings
+from config import ClusteringSettings, TuningSettings
+from runtime.command_line import run, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +135,9 @@ def embed_split(detector: Any, settings: TuningSettings) -> list[Example]:
     """Embed the validation split once; N x N distances are dropped, the trees that any trial needs are kept."""
     from tqdm import tqdm
 
-    from dataset import find_pictures, read_all, select
+    from images.folders import find_images, read_all, select_split
 
-    pictures = select(find_pictures(settings.data.data), detector.splits, "val")
+    pictures = select_split(find_images(settings.data.data), detector.splits, "val")
     samples = sorted({*SPACE["min_samples"], *SPACE["loose_min_samples"]})
     own = {detector.clustering.min_samples, detector.clustering.loose_min_samples}
     examples, skipped = [], []
@@ -186,12 +188,12 @@ def _check_same_study(study: Any, storage: Path, settings: TuningSettings, pictu
 
 def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
     """The best parameters as JSON, the trials as CSV, the search as PNG and page; and a line on the screen."""
-    import report
+    from report.training_page import write_run_page
 
     trials: Sequence[Any] = _finished(study)
     first, best = trials[0], max(trials, key=lambda trial: trial.value)  # of equal ones the first
     clustering = asdict(ClusteringSettings(**best.params))
-    config.write_json(
+    write_json(
         settings.out,
         {
             "clustering": clustering,
@@ -210,11 +212,11 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
             table.writerow(["trial", "of1", *SPACE])
             table.writerows([t.number, t.value, *(t.params[name] for name in SPACE)] for t in trials)
 
-    config.write_whole(settings.out.with_suffix(".csv"), write_table)
+    atomic_write(settings.out.with_suffix(".csv"), write_table)
     picture = settings.out.with_suffix(".png")
     plot_search(trials, picture)
     changed = [[name, str(first.params[name]), str(best.params[name])] for name in SPACE]
-    report.write_run_page(
+    write_run_page(
         settings.out.with_suffix(".html"),
         title=f"Tuning of {settings.checkpoint}",
         figures=[("Validation oF1 of every trial, over the trials and over each parameter", picture)],
@@ -224,7 +226,7 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
                 [["", "before", "best"], *changed, ["validation oF1", f"{first.value:.4f}", f"{best.value:.4f}"]],
             )
         ],
-        details={"Settings": json.dumps(config.to_dict(settings))},
+        details={"Settings": json.dumps(to_dict(settings))},
     )
     of = "" if settings.max_false_alarms is None else f" of the forged at {settings.max_false_alarms:g} alarms or fewer"
     print(
@@ -253,9 +255,9 @@ def plot_search(trials: Sequence[Any], path: Path) -> None:
         axis.set_xlabel(name)
     for axis in axes[:, 0]:
         axis.set_ylabel("validation oF1")
-    config.write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     plt.close(figure)
 
 
 if __name__ == "__main__":
-    config.run(main, TuningSettings)
+    run(main, TuningSettings)

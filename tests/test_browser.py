@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-import report
+from copymove.copies import Copy, Instance
+from copymove.regions import Region
 from detector import Detection
-from matching import Copy, Instance, Region
+from report.entries import error_entry, illustrate, read_entry, unique_name
+from report.page import write_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -49,19 +51,19 @@ def page(tmp_path_factory):
     names = []
     for i in range(FOUND):
         path = f"/figures/{HOSTILE if i == 2 else f'found{i}.png'}"
-        names.append(report.unique_name(path))
-        report.illustrate(folder, names[-1], path, *make_picture(i))
+        names.append(unique_name(path))
+        illustrate(folder, names[-1], path, *make_picture(i))
     plain = np.full((90, 120, 3), 180, np.uint8)
     for i in range(QUIET):
         path = f"/figures/quiet{i}.png"
-        names.append(report.unique_name(path))
-        report.illustrate(folder, names[-1], path, plain, Detection((90, 120), 0.0, (), 0.1, reason="all alike"))
+        names.append(unique_name(path))
+        illustrate(folder, names[-1], path, plain, Detection((90, 120), 0.0, (), 0.1, reason="all alike"))
 
     def entries():
-        yield from (report.read_entry(folder, name) for name in names)
-        yield report.unreadable("broken", "/figures/broken.png", "cut off")
+        yield from (read_entry(folder, name) for name in names)
+        yield error_entry("broken", "/figures/broken.png", "cut off")
 
-    return report.write_page(folder, entries, title="A paper's figures", run="run1")
+    return write_page(folder, entries, title="A paper's figures", run="run1")
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +424,7 @@ def test_five_hundred_pictures_beside_the_page(chromium, page, tmp_path):
             entry = json.loads(json.dumps(known[i % FOUND]))
             yield entry | {"path": f"/many/{i}.png"}
 
-    large = report.write_page(folder, entries, title="Many", run="many", embed_bytes=1_000_000)
+    large = write_page(folder, entries, title="Many", run="many", embed_bytes=1_000_000)
     assert "data:image" not in large.read_text()
     start = time.monotonic()
     chromium.get(large.as_uri())

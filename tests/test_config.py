@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import config
 import demo
-from config import InputError, TrainSettings
+from config import DemoSettings, TrainSettings
+from runtime.command_line import from_dict, parse, run, to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, read_json, write_json
 
 SCRIPTS = [
     value for name, value in vars(config).items() if name.endswith("Settings") and "out" in value.__annotations__
@@ -23,7 +25,7 @@ def help_of(cls, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     text = io.StringIO()
     with pytest.raises(SystemExit) as stop, redirect_stdout(text):
-        config.parse(cls, ["--help"])
+        parse(cls, ["--help"])
     assert stop.value.code == 0
     return " ".join(text.getvalue().replace("│", " ").split())
 
@@ -54,12 +56,12 @@ def _body(source, group):
 
 
 def test_settings_survive_saving(tmp_path):
-    settings = config.parse(
+    settings = parse(
         TrainSettings, ["--data", "x", "--out", "r", "--head-widths", "3", "4", "--cache", "c", "--resume"]
     )
     assert settings.model.head_widths == (3, 4) and settings.loader.cache == Path("c") and settings.resume
-    config.write_json(tmp_path / "s.json", config.to_dict(settings))
-    assert config.from_dict(TrainSettings, config.read_json(tmp_path / "s.json")) == settings
+    write_json(tmp_path / "s.json", to_dict(settings))
+    assert from_dict(TrainSettings, read_json(tmp_path / "s.json")) == settings
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_settings_survive_saving(tmp_path):
 )
 def test_saved_settings_that_do_not_fit_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        config.from_dict(TrainSettings, {"data": {"data": "x"}, "out": "r", **change})
+        from_dict(TrainSettings, {"data": {"data": "x"}, "out": "r", **change})
 
 
 @pytest.mark.parametrize(
@@ -88,20 +90,20 @@ def test_saved_settings_that_do_not_fit_are_refused(change, message):
 )
 def test_mistakes_on_the_command_line_are_one_line(arguments, message):
     with pytest.raises(InputError, match=message) as fault:
-        config.parse(TrainSettings, arguments)
+        parse(TrainSettings, arguments)
     assert "\n" not in str(fault.value) and "│" not in str(fault.value)
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a" / "f.txt"
-    config.write_whole(path, lambda temporary: temporary.write_text("old"))
+    atomic_write(path, lambda temporary: temporary.write_text("old"))
 
     def fails(temporary):
         temporary.write_text("half")
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        config.write_whole(path, fails)
+        atomic_write(path, fails)
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["f.txt"]
 
 
@@ -110,7 +112,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys)
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setattr(sys, "argv", ["demo.py", str(out)])
         with pytest.raises(SystemExit) as end:
-            config.run(demo.main, config.DemoSettings)
+            run(demo.main, DemoSettings)
         printed = capsys.readouterr().err
         assert end.value.code == 2 and printed.count("\n") == 1 and str(tmp_path) in printed
 

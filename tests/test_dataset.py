@@ -17,27 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import dataset
-from config import DataSettings, InputError, LoaderSettings, SplitSettings, SynthesisSettings
-from dataset import (
-    ContentCache,
-    ForgeryDataset,
-    Letterbox,
-    Picture,
-    StepSampler,
-    find_pictures,
-    grid_labels,
-    letterbox,
-    letterbox_masks,
-    make_loader,
-    read_all,
-    read_content,
-    read_masks,
-    readable_pictures,
-    select,
-    split_pictures,
-    valid_cells,
-)
+from config import DataSettings, LoaderSettings, SplitSettings, SynthesisSettings
+from dataset import ForgeryDataset, StepSampler, _context, _Flag, make_loader
+from images.cache import ImageCache, read_letterboxed
+from images.folders import ImageFile, find_images, read_all, readable_images, select_split, split_images
+from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks, valid_cells
+from runtime.errors import InputError
 
 ROOT = Path(dataset.__file__).parent
 
@@ -89,7 +74,7 @@ def test_competition_layout(tmp_path):
     save(tmp_path / "supplemental_images" / "7.png", noise(4, 5))
     save_npy(tmp_path / "supplemental_masks" / "7.npy", np.ones((1, 4, 5), np.uint8))
     save(tmp_path / "test_images" / "9.png", noise(4, 5))
-    found = find_pictures(tmp_path)
+    found = find_images(tmp_path)
     assert [(p.id, p.base, p.forged, p.mask and p.mask.parent.name) for p in found] == [
         ("7", "7", False, None),
         ("7", "7", True, "train_masks"),
@@ -107,7 +92,7 @@ def test_plain_layout_and_its_halves(tmp_path, missing):
             path.unlink()
         (tmp_path / name).rmdir()
     expected = [(id, kind == "forged") for id in "01" for kind in ("authentic", "forged") if kind not in missing]
-    assert [(p.id, p.forged) for p in find_pictures(tmp_path)] == expected
+    assert [(p.id, p.forged) for p in find_images(tmp_path)] == expected
 
 
 def test_folder_without_known_names_is_authentic_at_any_depth(tmp_path):
@@ -116,7 +101,7 @@ def test_folder_without_known_names_is_authentic_at_any_depth(tmp_path):
     save(tmp_path / "c.tif", noise(4, 5))
     save(tmp_path / ".hidden" / "d.png", noise(4, 5))
     (tmp_path / "README.txt").write_text("no picture")
-    assert [(p.id, p.base, p.forged) for p in find_pictures(tmp_path)] == [
+    assert [(p.id, p.base, p.forged) for p in find_images(tmp_path)] == [
         ("a__1", "a__1", False),
         ("b__1", "b__1", False),
         ("c", "c", False),
@@ -127,7 +112,7 @@ def test_base_comes_from_the_json_beside_the_picture(tmp_path):
     plain_folder(tmp_path, 3)
     (tmp_path / "forged" / "0.json").write_text(json.dumps({"base": "original-5"}))
     (tmp_path / "forged" / "1.json").write_text(json.dumps({"camera": "x"}))
-    bases = {p.id: p.base for p in find_pictures(tmp_path) if p.forged}
+    bases = {p.id: p.base for p in find_images(tmp_path) if p.forged}
     assert bases == {"0": "original-5", "1": "1", "2": "2"}
 
 
@@ -136,41 +121,41 @@ def test_bad_json_beside_a_picture_is_named(tmp_path, text):
     plain_folder(tmp_path, 1)
     (tmp_path / "forged" / "0.json").write_text(text)
     with pytest.raises(InputError, match=r"0\.json"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
-        find_pictures(tmp_path / "nowhere")
+        find_images(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no pictures"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
     (tmp_path / "train_images").mkdir()
     with pytest.raises(InputError, match="neither authentic/ nor forged/"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 def test_forged_without_mask_mask_without_picture_and_double_ids(tmp_path):
     root = plain_folder(tmp_path, 2)
     (root / "masks" / "1.npy").rename(root / "masks" / "5.npy")
     with pytest.raises(InputError, match=r"no mask in .*masks for .*forged/1\.png"):
-        find_pictures(root)
+        find_images(root)
     save(root / "masks" / "1.png", block(60, 90, 0, 0, 5, 255))
     with pytest.raises(InputError, match=r"no picture in .*forged for .*masks/5\.npy"):
-        find_pictures(root)
+        find_images(root)
     (root / "masks" / "5.npy").unlink()
-    assert len(find_pictures(root)) == 4
+    assert len(find_images(root)) == 4
     save(root / "authentic" / "1.jpg", noise(4, 5))
     with pytest.raises(InputError, match=r"1\.jpg and .*1\.png have the same id"):
-        find_pictures(root)
+        find_images(root)
 
 
 def test_forged_pictures_and_masks_never_pass_for_authentic_ones(tmp_path):
     root = plain_folder(tmp_path / "collection" / "set", 1)
     with pytest.raises(InputError, match="set holds a data set"):
-        find_pictures(tmp_path / "collection")
+        find_images(tmp_path / "collection")
     for part in ("forged", "masks"):
         with pytest.raises(InputError, match="give the folder above"):
-            find_pictures(root / part)
+            find_images(root / part)
 
 
 def test_links_in_a_loop_pipes_and_folders_named_like_files(tmp_path):
@@ -181,10 +166,10 @@ def test_links_in_a_loop_pipes_and_folders_named_like_files(tmp_path):
     (tmp_path / "other" / "back").symlink_to(tmp_path / "other")
     (root / "authentic" / "folder.png").mkdir()
     (root / "authentic" / "0.json").mkdir()
-    assert [p.id for p in find_pictures(root) if not p.forged] == ["0", "again__5"]
+    assert [p.id for p in find_images(root) if not p.forged] == ["0", "again__5"]
     os.mkfifo(root / "authentic" / "pipe.png")
     os.mkfifo(root / "authentic" / "pipe.json")
-    good, bad = readable_pictures(find_pictures(root), data_settings(root, skip_unreadable=True))
+    good, bad = readable_images(find_images(root), data_settings(root, skip_unreadable=True))
     assert len(good) == 3 and len(bad) == 1 and "pipe.png: it is not a regular file" in bad[0]
     os.mkfifo(tmp_path / "m.npy")
     with pytest.raises(InputError, match="not a regular file"):
@@ -195,40 +180,40 @@ def test_json_nested_too_deep_is_named(tmp_path):
     save(tmp_path / "a.png", noise(4, 5))
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"a\.json lies beside a picture but is not JSON"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 # Splitting ------------------------------------------------------------------------------------------------------
 
 
 def made_up_pictures(count, forged_every=2):
-    authentic = [Picture(f"p{n}", Path(f"a/p{n}.png"), None, f"p{n}", False) for n in range(count)]
-    forged = [Picture(f"p{n}", Path(f"f/p{n}.png"), Path("m"), f"p{n}", True) for n in range(0, count, forged_every)]
+    authentic = [ImageFile(f"p{n}", Path(f"a/p{n}.png"), None, f"p{n}", False) for n in range(count)]
+    forged = [ImageFile(f"p{n}", Path(f"f/p{n}.png"), Path("m"), f"p{n}", True) for n in range(0, count, forged_every)]
     return authentic + forged
 
 
 def test_split_shares_are_exact_within_both_kinds_and_ids_stay_together():
     pictures = made_up_pictures(200)
-    split = split_pictures(pictures, SplitSettings(val_fraction=0.1, test_fraction=0.25))
+    split = split_images(pictures, SplitSettings(val_fraction=0.1, test_fraction=0.25))
     for kind in (0, 1):  # even ids have a forged picture
         names = [split[f"p{n}"] for n in range(200) if n % 2 == kind]
         assert [names.count(name) for name in ("train", "val", "test")] == [65, 10, 25]
-    chosen = {name: select(pictures, split, name) for name in ("train", "val", "test")}
+    chosen = {name: select_split(pictures, split, name) for name in ("train", "val", "test")}
     assert [len(chosen[name]) for name in ("train", "val", "test")] == [195, 30, 75]
     assert not {p.base for p in chosen["train"]} & {p.base for p in chosen["val"] + chosen["test"]}
 
 
 def test_split_depends_on_names_and_seed_only():
     pictures, config = made_up_pictures(60), SplitSettings()
-    split = split_pictures(pictures, config)
-    assert split_pictures(pictures[::-1], config) == split
-    assert split_pictures(pictures, SplitSettings(split_seed=1)) != split
+    split = split_images(pictures, config)
+    assert split_images(pictures[::-1], config) == split
+    assert split_images(pictures, SplitSettings(split_seed=1)) != split
 
 
 def test_known_splits_are_kept_and_the_rest_fills_up():
     pictures, config = made_up_pictures(40), SplitSettings(val_fraction=0.25, test_fraction=0.0)
     known = {f"p{n}": "val" for n in range(0, 6, 2)} | {"p1": "test", "not-here": "train"}
-    split = split_pictures(pictures, config, known)
+    split = split_images(pictures, config, known)
     assert {base: split[base] for base in known if base in split} == {k: v for k, v in known.items() if k != "not-here"}
     assert "not-here" not in split
     assert sum(split[f"p{n}"] == "val" for n in range(0, 40, 2)) == 5  # three known, two new
@@ -236,12 +221,14 @@ def test_known_splits_are_kept_and_the_rest_fills_up():
 
 
 def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_part():
-    pictures = [*made_up_pictures(3, 1), Picture("t", Path("t.png"), None, "t", None)]
-    split = split_pictures(pictures, SplitSettings())
+    pictures = [*made_up_pictures(3, 1), ImageFile("t", Path("t.png"), None, "t", None)]
+    split = split_images(pictures, SplitSettings())
     assert sorted(split.values()) == ["test", "train", "val"] and "t" not in split
     with pytest.raises(InputError, match="none of the 7 pictures belong to the split 'val'"):
-        select(pictures, {}, "val")
-    assert select(pictures, {**split, "t": "train"}, "train") == [p for p in pictures[:6] if split[p.base] == "train"]
+        select_split(pictures, {}, "val")
+    assert select_split(pictures, {**split, "t": "train"}, "train") == [
+        p for p in pictures[:6] if split[p.base] == "train"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +241,7 @@ def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_par
 )
 def test_bad_split_settings(changes, known, message):
     with pytest.raises(InputError, match=message):
-        split_pictures(made_up_pictures(4), SplitSettings(**changes), known)
+        split_images(made_up_pictures(4), SplitSettings(**changes), known)
 
 
 # Unreadable pictures --------------------------------------------------------------------------------------------
@@ -271,10 +258,10 @@ def test_readable_pictures_stops_or_names_and_counts(tmp_path):
     root = plain_folder(tmp_path, 4)
     (root / "forged" / "1.png").write_bytes((root / "forged" / "1.png").read_bytes()[:-300])
     save_npy(root / "masks" / "2.npy", np.zeros((1, 90, 60), np.uint8))
-    pictures = find_pictures(root)
+    pictures = find_images(root)
     with pytest.raises(InputError, match=r"forged/1\.png.*cut off.*--skip-unreadable"):
-        readable_pictures(pictures, data_settings(root))
-    good, bad = readable_pictures(pictures, data_settings(root, skip_unreadable=True))
+        readable_images(pictures, data_settings(root))
+    good, bad = readable_images(pictures, data_settings(root, skip_unreadable=True))
     assert [p.image for p in good] == [
         p.image for p in pictures if p.image.name not in ("1.png", "2.png") or not p.forged
     ]
@@ -282,14 +269,14 @@ def test_readable_pictures_stops_or_names_and_counts(tmp_path):
     for path in (root / "authentic").iterdir():
         path.write_bytes(b"no picture")
     with pytest.raises(InputError, match="none of the 4 pictures can be read"):
-        readable_pictures([p for p in pictures if not p.forged], data_settings(root, skip_unreadable=True))
+        readable_images([p for p in pictures if not p.forged], data_settings(root, skip_unreadable=True))
 
 
 def test_read_all_skips_what_only_decoding_shows(tmp_path):
     root = plain_folder(tmp_path, 3)
     damage(root / "forged" / "1.png")
-    config, pictures = data_settings(root, skip_unreadable=True), find_pictures(root)
-    assert len(readable_pictures(pictures, config)[0]) == 6
+    config, pictures = data_settings(root, skip_unreadable=True), find_images(root)
+    assert len(readable_images(pictures, config)[0]) == 6
     skipped = []
     read = list(read_all(pictures, config, skipped))
     assert [(p.id, p.forged) for p, _, _ in read] == [
@@ -326,8 +313,8 @@ def test_letterbox_of_worked_sizes():
 def test_every_picture_has_cells_and_every_pixel_lies_in_one(shape):
     image, box = letterbox(noise(*shape), 462)
     assert image.shape == (462, 462, 3) and image.dtype == np.uint8
-    assert (image[box.content_height :] == dataset.PADDING).all()
-    assert (image[:, box.content_width :] == dataset.PADDING).all()
+    assert (image[box.content_height :] == PADDING).all()
+    assert (image[:, box.content_width :] == PADDING).all()
     assert box.valid.any()
     rows, columns = box.rows(), box.columns()
     assert (len(rows), len(columns)) == shape and (np.diff(rows) >= 0).all() and (np.diff(columns) >= 0).all()
@@ -468,7 +455,7 @@ def forged(tmp_path):
     """A forged picture of 60 x 90 px with two instances."""
     image = save(tmp_path / "p.png", noise(60, 90))
     masks = np.stack([block(60, 90, 0, 0, 20), block(60, 90, 30, 40, 25)])
-    return Picture("p", image, save_npy(tmp_path / "p.npy", masks), "p", True)
+    return ImageFile("p", image, save_npy(tmp_path / "p.npy", masks), "p", True)
 
 
 def same(a, b):
@@ -480,38 +467,38 @@ def same(a, b):
 
 
 def test_cache_gives_what_decoding_gives(tmp_path, forged, monkeypatch):
-    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
-    fresh = read_content(forged, 112, config)
+    config, cache = data_settings(tmp_path), ImageCache(tmp_path / "cache", 1, 112)
+    fresh = read_letterboxed(forged, 112, config)
     assert fresh.image.shape == (75, 112, 3) and fresh.coverage.shape == (2, 75, 112)
     assert (fresh.height, fresh.width) == (60, 90)
     assert cache.load(forged) is None
-    assert same(read_content(forged, 112, config, cache), fresh)
+    assert same(read_letterboxed(forged, 112, config, cache), fresh)
     monkeypatch.setattr(dataset, "read_image", lambda *_: pytest.fail("decoded again"))
-    assert same(read_content(forged, 112, config, cache), fresh)
-    other_size = ContentCache(tmp_path / "cache", 1, 56)
+    assert same(read_letterboxed(forged, 112, config, cache), fresh)
+    other_size = ImageCache(tmp_path / "cache", 1, 56)
     assert other_size.load(forged) is None
-    assert same(ContentCache(tmp_path / "cache", 1, 112).load(forged), fresh)  # another process, later
+    assert same(ImageCache(tmp_path / "cache", 1, 112).load(forged), fresh)  # another process, later
 
 
 @pytest.mark.parametrize("which", ["image", "mask", "mask with the same size"])
 def test_a_changed_file_is_read_again(tmp_path, forged, which):
-    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
-    before = read_content(forged, 112, config, cache)
+    config, cache = data_settings(tmp_path), ImageCache(tmp_path / "cache", 1, 112)
+    before = read_letterboxed(forged, 112, config, cache)
     if which == "image":
         save(forged.image, noise(60, 90, 1))
     else:
         count = 1 if which == "mask" else 2
         save_npy(forged.mask, np.stack([block(60, 90, 10, 10, 40)] * count))
     os.utime(forged.image if which == "image" else forged.mask, ns=(1, 1))
-    after = read_content(forged, 112, config, cache)
-    assert not same(before, after) and same(after, read_content(forged, 112, config))
+    after = read_letterboxed(forged, 112, config, cache)
+    assert not same(before, after) and same(after, read_letterboxed(forged, 112, config))
     assert len(list((tmp_path / "cache").glob("*.picture"))) == 1  # the old one has been replaced
 
 
 @pytest.mark.parametrize("fault", ["cut", "empty", "flipped", "zeros", "foreign"])
 def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
-    config, cache = data_settings(tmp_path), ContentCache(tmp_path / "cache", 1, 112)
-    fresh = read_content(forged, 112, config, cache)
+    config, cache = data_settings(tmp_path), ImageCache(tmp_path / "cache", 1, 112)
+    fresh = read_letterboxed(forged, 112, config, cache)
     (path,) = (tmp_path / "cache").glob("*.picture")
     data = bytearray(path.read_bytes())
     damaged = {
@@ -523,42 +510,43 @@ def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
     }
     path.write_bytes(damaged[fault])
     assert cache.load(forged) is None
-    assert same(read_content(forged, 112, config, cache), fresh)
+    assert same(read_letterboxed(forged, 112, config, cache), fresh)
     assert path.read_bytes() == data
 
 
 def test_cache_keeps_to_its_limit(tmp_path):
     root = plain_folder(tmp_path / "data", 6)
-    pictures, config = find_pictures(root), data_settings(root)
+    pictures, config = find_images(root), data_settings(root)
     one = 75 * 112 * 3  # bytes of an authentic picture, header not counted
-    cache = ContentCache(tmp_path / "cache", 4 * (one + 9000) / 1e9, 112)
-    contents = [read_content(picture, 112, config, cache) for picture in pictures]
+    cache = ImageCache(tmp_path / "cache", 4 * (one + 9000) / 1e9, 112)
+    contents = [read_letterboxed(picture, 112, config, cache) for picture in pictures]
     size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.picture"))
     assert one < size <= 4 * (one + 9000)
     kept = [cache.load(picture) for picture in pictures]
     assert 1 < sum(content is not None for content in kept) < 12
     for picture, content in zip(pictures, contents, strict=True):
-        assert same(read_content(picture, 112, config, cache), content)
+        assert same(read_letterboxed(picture, 112, config, cache), content)
     assert int((tmp_path / "cache" / "total").read_text()) == size
 
 
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path, forged):
-    cache = ContentCache(tmp_path / "cache", 1, 112)
-    fresh = read_content(forged, 112, data_settings(tmp_path), cache)
+    cache = ImageCache(tmp_path / "cache", 1, 112)
+    fresh = read_letterboxed(forged, 112, data_settings(tmp_path), cache)
     (tmp_path / "cache" / ".0123.picture.7.tmp").write_bytes(b"half")
     (tmp_path / "cache" / "total").write_text("")  # killed between cutting it off and writing the sum
-    cache = ContentCache(tmp_path / "cache", 1, 112)
+    cache = ImageCache(tmp_path / "cache", 1, 112)
     (path,) = (tmp_path / "cache").glob("*.picture")
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {path.name, "total"}
     assert int((tmp_path / "cache" / "total").read_text()) == path.stat().st_size and same(cache.load(forged), fresh)
 
 
 def hammer(cache_folder, root, seed, answers):
-    config, pictures = data_settings(root), find_pictures(root)
-    cache = ContentCache(cache_folder, 200_000 / 1e9, 112)
+    config, pictures = data_settings(root), find_images(root)
+    cache = ImageCache(cache_folder, 200_000 / 1e9, 112)
     order = np.random.default_rng(seed).integers(0, len(pictures), 60)
     wrong = sum(
-        not same(read_content(pictures[i], 112, config, cache), read_content(pictures[i], 112, config)) for i in order
+        not same(read_letterboxed(pictures[i], 112, config, cache), read_letterboxed(pictures[i], 112, config))
+        for i in order
     )
     answers.put(wrong)
 
@@ -579,14 +567,14 @@ def test_cache_shared_by_processes(tmp_path):
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, forged, monkeypatch):
-    cache = ContentCache(tmp_path / "cache", 1, 112)
+    cache = ImageCache(tmp_path / "cache", 1, 112)
 
     def full(path, write, lasting):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(dataset, "write_whole", full)
     with pytest.raises(InputError, match=r"cannot write to the cache .*No space left.*--cache-gb"):
-        read_content(forged, 112, data_settings(tmp_path), cache)
+        read_letterboxed(forged, 112, data_settings(tmp_path), cache)
 
 
 # Samples --------------------------------------------------------------------------------------------------------
@@ -594,7 +582,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, forged, monkeypatch):
 
 def make_dataset(root, size=112, seed=0, **loader):
     config = data_settings(root)
-    return ForgeryDataset(find_pictures(root), size, config, LoaderSettings(**loader), SynthesisSettings(), seed)
+    return ForgeryDataset(find_images(root), size, config, LoaderSettings(**loader), SynthesisSettings(), seed)
 
 
 def test_sample_without_augmentation(tmp_path):
@@ -603,7 +591,7 @@ def test_sample_without_augmentation(tmp_path):
     assert len(samples) == 4
     sample = samples[1]  # forged 0: a block of 30 px at row 0, column 30
     assert sample["id"] == "0" and sample["image"].dtype == np.uint8 and sample["labels"].dtype == np.int64
-    assert (sample["image"][:56] == noise(56, 112)).all() and (sample["image"][56:] == dataset.PADDING).all()
+    assert (sample["image"][:56] == noise(56, 112)).all() and (sample["image"][56:] == PADDING).all()
     expected = np.zeros((8, 8), int)
     expected[:2, 2:4], expected[4:] = 1, -1  # columns 30 to 59: 12 and 14 px of cells 2 and 3, 4 of cell 4; rows 0, 1
     assert (sample["labels"] == expected).all()
@@ -621,7 +609,7 @@ def test_masks_follow_the_geometry(tmp_path):
     for epoch in range(60):
         sample = samples[epoch, 0]
         cells = sample["image"].reshape(16, 14, 16, 14, 3).mean((1, 3, 4))
-        labels, padding = sample["labels"], np.abs(cells - np.mean(dataset.PADDING)) < 2
+        labels, padding = sample["labels"], np.abs(cells - np.mean(PADDING)) < 2
         assert (cells[labels == 1] > 85).all() and (cells[labels == 0] < 150).all()
         assert padding[labels == -1].mean() > 0.5  # the others are the edge, less than half full
         assert 0.7 < (labels == 1).sum() / (labels >= 0).sum() / (30 * 40 / 6000) < 1.4
@@ -680,7 +668,7 @@ def test_pictures_too_small_for_a_copy_stay_authentic(tmp_path):
 def test_unreadable_pictures_stop_or_are_replaced(tmp_path):
     root = plain_folder(tmp_path, 2)
     damage(root / "forged" / "0.png")
-    pictures, loader = find_pictures(root), LoaderSettings(augment=False)
+    pictures, loader = find_images(root), LoaderSettings(augment=False)
     with pytest.raises(InputError, match=r"forged/0\.png"):
         ForgeryDataset(pictures, 112, data_settings(root), loader, SynthesisSettings())[1]
     config = data_settings(root, skip_unreadable=True)
@@ -781,7 +769,7 @@ def test_bad_sampler_settings():
 def load(root, workers, epochs=(0, 1), start=0, **arguments):
     """Batches of some epochs as one list."""
     loader = make_loader(
-        find_pictures(root),
+        find_images(root),
         112,
         data_settings(root),
         LoaderSettings(workers=workers, synthesis_probability=0.5),
@@ -810,7 +798,7 @@ def equal(first, second):
 def test_an_epoch_left_early_does_not_leak_into_the_next(tmp_path):
     root = plain_folder(tmp_path, 4)
     loader = make_loader(
-        find_pictures(root), 112, data_settings(root), LoaderSettings(workers=2), SynthesisSettings(), batch_size=1
+        find_images(root), 112, data_settings(root), LoaderSettings(workers=2), SynthesisSettings(), batch_size=1
     )
     try:
         loader.sampler.set_epoch(0)
@@ -823,7 +811,7 @@ def test_an_epoch_left_early_does_not_leak_into_the_next(tmp_path):
     assert [batch["ids"][0] for batch in after] == [loader.dataset.pictures[index].id for index in order]
     with pytest.raises(InputError, match="--workers -1 is negative"):
         make_loader(
-            find_pictures(root), 112, data_settings(root), LoaderSettings(workers=-1), SynthesisSettings(), batch_size=1
+            find_images(root), 112, data_settings(root), LoaderSettings(workers=-1), SynthesisSettings(), batch_size=1
         )
 
 
@@ -856,7 +844,7 @@ def test_bad_pictures_in_workers_are_one_line_or_skipped(tmp_path, capsys):
             load(root, workers)
         assert "\n" not in str(caught.value) and type(caught.value) is InputError
     loader = make_loader(
-        find_pictures(root),
+        find_images(root),
         112,
         data_settings(root, skip_unreadable=True),
         LoaderSettings(workers=2),
@@ -872,7 +860,7 @@ def test_bad_pictures_in_workers_are_one_line_or_skipped(tmp_path, capsys):
 def test_signals_to_the_whole_job_leave_the_workers_to_the_main_process(tmp_path):
     root = plain_folder(tmp_path, 4)
     loader = make_loader(
-        find_pictures(root), 112, data_settings(root), LoaderSettings(workers=1), SynthesisSettings(), batch_size=1
+        find_images(root), 112, data_settings(root), LoaderSettings(workers=1), SynthesisSettings(), batch_size=1
     )
     batches = iter(loader)
     next(batches)
@@ -903,7 +891,7 @@ print("read")
 
 def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
     """Killed in the middle of asking whether the loader ends, as each does before every batch."""
-    ends = dataset._context().Event()
+    ends = _context().Event()
 
     def ask():
         while True:
@@ -923,11 +911,11 @@ def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
     assert answers == [False] * 10
     root = plain_folder(tmp_path, 2)
     settings = DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings()
-    loader = make_loader(find_pictures(root), 112, *settings, batch_size=1)
+    loader = make_loader(find_images(root), 112, *settings, batch_size=1)
     next(iter(loader))
     worker, ends = loader._batches._iterator._workers[0], loader._batches._iterator._workers_done_event
     loader.close()
-    assert isinstance(ends, dataset._Flag) and ends.is_set() and not worker.is_alive()
+    assert isinstance(ends, _Flag) and ends.is_set() and not worker.is_alive()
 
 
 def test_importing_needs_neither_torch_nor_albumentations():

@@ -17,18 +17,20 @@ from clustering import cascade
 from config import (
     ClusteringSettings,
     DataSettings,
-    InputError,
     LoaderSettings,
     ModelSettings,
     SplitSettings,
+    TestSettings,
     TrainSettings,
     TuningSettings,
 )
-from config import TestSettings as ScoreSettings  # pytest collects what is called Test
-from dataset import Letterbox, find_pictures
 from detector import Detector, draw
+from images.folders import find_images
+from images.letterbox import Letterbox
+from images.masks import read_masks
+from images.read import read_image
 from metrics import Record, decode_annotation, object_f1, summarize
-from reading import read_image, read_masks
+from runtime.errors import InputError
 
 # Small cells need small clusters; a low bar, so that an untrained model finds something at all.
 LOW = ClusteringSettings(
@@ -62,12 +64,12 @@ def detector(run):
 
 def score(data, run, out, **other):
     """Settings of a test; the cascade alone unless said otherwise, for the matching has tests of its own."""
-    return ScoreSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "ways": ("embedding",)} | other))
+    return TestSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "ways": ("embedding",)} | other))
 
 
 def test_masks_have_the_size_of_the_picture(detector, data):
     found_any = False
-    for picture in find_pictures(data):
+    for picture in find_images(data):
         image = read_image(picture.image)
         found = detector.detect(image)
         assert found.masks.shape == (len(found.instances), *image.shape[:2]) and found.masks.dtype == bool
@@ -78,7 +80,7 @@ def test_masks_have_the_size_of_the_picture(detector, data):
 
 
 def test_a_pictures_result_does_not_depend_on_its_batch(detector, data):
-    images = [read_image(picture.image) for picture in find_pictures(data)]
+    images = [read_image(picture.image) for picture in find_images(data)]
     for together, image in zip(detector.detect_batch(images), images, strict=True):
         alone = detector.detect(image)
         assert (alone.masks == together.masks).all() and alone.reason == together.reason
@@ -103,7 +105,7 @@ def test_drawing_the_grid_at_full_resolution():
 
 def test_counting_per_cell_equals_counting_pixels(detector, data):
     """The score that tuning maximises is the score that test.py prints."""
-    for picture in find_pictures(data):
+    for picture in find_images(data):
         image = read_image(picture.image)
         masks = np.zeros((0, *image.shape[:2]), bool)
         if picture.mask is not None:

@@ -20,19 +20,32 @@ import cv2
 import numpy as np
 import pytest
 
-import config
-import dataset
-import distributed
-import faults
-import fuzz
-import pdf
 import predict
-import reading
 import test
 import train
-from config import InputError, PredictSettings, one_line
+from benchmarks.fuzz import READERS, SUFFIXES, campaign, originals, read, reasons, summary
+from benchmarks.robustness import (
+    FAST,
+    Script,
+    family,
+    lines_of,
+    lives,
+    pdf_stream,
+    wait_until,
+    write_data,
+    write_pdf,
+    write_png_bomb,
+)
+from config import DataSettings, LoaderSettings, PredictSettings, SplitSettings, SynthesisSettings
+from dataset import make_loader
 from detector import Detection, Detector
+from distributed import own_store
+from images.folders import find_images, split_images
+from images.pdf import find_figures
+from images.read import read_image
 from metrics import score_picture
+from runtime.errors import InputError, one_line
+from runtime.files import atomic_write, exclusive_lock, read_json, write_json
 
 ROOT = Path(faults.__file__).parent
 
@@ -44,7 +57,7 @@ def nothing(settings):
 
 def predicted(folder, out, load=nothing, **changes):
     status = predict.main(PredictSettings(paths=(folder,), out=out, **{"workers": 0} | changes), load)
-    return status, faults.lines_of(out / "predictions.jsonl")
+    return status, lines_of(out / "predictions.jsonl")
 
 
 def write_picture(path, seed=0):
@@ -56,20 +69,20 @@ def write_picture(path, seed=0):
 # Hostile files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", fuzz.READERS)
+@pytest.mark.parametrize("kind", READERS)
 def test_mutated_files_are_read_or_refused_in_one_line(kind, tmp_path):
-    counts = fuzz.campaign(kind, 60, 11, tmp_path)
-    print(fuzz.summary(kind, counts))
-    assert counts["broken"] == 0, list(fuzz.reasons(tmp_path))
+    counts = campaign(kind, 60, 11, tmp_path)
+    print(summary(kind, counts))
+    assert counts["broken"] == 0, list(reasons(tmp_path))
     assert counts["read"] + counts["refused"] == 60 and counts["refused"] > 5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in fuzz.READERS if kind != "checkpoint"])
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "checkpoint"])
 def test_the_originals_are_read(kind, tmp_path):
-    for number, data in enumerate(fuzz.originals(kind, tmp_path)):
-        path = tmp_path / f"{number}{fuzz.SUFFIXES[kind]}"
+    for number, data in enumerate(originals(kind, tmp_path)):
+        path = tmp_path / f"{number}{SUFFIXES[kind]}"
         path.write_bytes(data)
-        assert fuzz.read(kind, path, tmp_path) == "read"
+        assert read(kind, path, tmp_path) == "read"
 
 
 GUARD = """
@@ -112,25 +125,25 @@ def test_a_pdf_that_unpacks_to_gigabytes_is_refused(tmp_path):
     packer = zlib.compressobj(9)
     first = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
     later = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
-    faults.write_pdf(tmp_path / "x.pdf", faults.pdf_stream(b"/Filter/FlateDecode", first + later * 3000), [])
+    write_pdf(tmp_path / "x.pdf", pdf_stream(b"/Filter/FlateDecode", first + later * 3000), [])
     assert (tmp_path / "x.pdf").stat().st_size < 5e6
     with pytest.raises(InputError, match=r"x\.pdf: PDFium failed, perhaps for more than 2 GiB"):
-        pdf.find_figures(tmp_path / "x.pdf")
+        find_figures(tmp_path / "x.pdf")
 
 
 def test_a_pdf_that_asks_for_hours_is_given_up(tmp_path, monkeypatch):
     """Forms that draw forms ten times each, four deep: 1.7 KB. The limit is the processor's time, here 1 s."""
     form = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</F %d 0 R>>>>"
-    forms = [faults.pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 10)]
-    image = faults.pdf_stream(b"/Type/XObject/Subtype/Image/Width 9/Height 9/ColorSpace/DeviceGray/BitsPerComponent 8",
+    forms = [pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 10)]
+    image = pdf_stream(b"/Type/XObject/Subtype/Image/Width 9/Height 9/ColorSpace/DeviceGray/BitsPerComponent 8",
                               bytes(81))  # fmt: skip
-    faults.write_pdf(tmp_path / "x.pdf", faults.pdf_stream(b"", b"/F Do " * 10), [*forms, image])
+    write_pdf(tmp_path / "x.pdf", pdf_stream(b"", b"/F Do " * 10), [*forms, image])
     hurried = tmp_path / "pdf.py"
     hurried.write_text(Path(pdf.__file__).read_text().replace("PAGE_SECONDS = 8", "PAGE_SECONDS = 0"))
     monkeypatch.setattr(pdf, "__file__", str(hurried))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with pytest.raises(InputError, match=r"x\.pdf: a page takes longer than"):
-        pdf.find_figures(tmp_path / "x.pdf")
+        find_figures(tmp_path / "x.pdf")
 
 
 def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch):
@@ -147,7 +160,7 @@ def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch)
 
 def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
     """libpng tells of a row's filter that is none, libjpeg of what it skips; neither tells of which file."""
-    faults.write_png_bomb(tmp_path / "x.png", 8)
+    write_png_bomb(tmp_path / "x.png", 8)
     data = (tmp_path / "x.png").read_bytes()
     packed = zlib.compress((b"\x09" + bytes(8)) * 8)
     chunk = b"IDAT" + packed
@@ -155,13 +168,13 @@ def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
         data[: data.index(b"IDAT") - 4] + len(packed).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     )
     (tmp_path / "x.png").write_bytes(head + data[-12:])
-    jpeg = fuzz.originals("jpeg", tmp_path)[0]
+    jpeg = originals("jpeg", tmp_path)[0]
     (tmp_path / "x.jpg").write_bytes(jpeg[:-200] + b"\xff\xc4\xff\xd9" * 5 + jpeg[-100:])
 
     def read():
         for path in (tmp_path / "x.png", tmp_path / "x.jpg"):
             with contextlib.suppress(InputError):
-                reading.read_image(path)
+                read_image(path)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:
@@ -200,13 +213,13 @@ def test_names_of_scored_pictures_are_no_commands_of_a_spreadsheet_either(tmp_pa
 
 
 def test_names_of_any_bytes_are_split_and_scored(tmp_path):
-    faults.write_data(tmp_path / "in", 4)
+    write_data(tmp_path / "in", 4)
     for number, name in enumerate((b"\xff\xfe", b"new\nline", b"caf\xc3\xa9", b"plain")):
         for path in (tmp_path / "in").glob(f"*/{number}.*"):
             path.rename(path.parent / (os.fsdecode(name) + path.suffix))
     (tmp_path / "in/authentic/plain.json").write_text('{"base": "\\ud800"}')  # no text, but JSON
-    pictures = dataset.find_pictures(tmp_path / "in")
-    splits = dataset.split_pictures(pictures, config.SplitSettings())
+    pictures = find_images(tmp_path / "in")
+    splits = split_images(pictures, SplitSettings())
     assert len(pictures) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
     train._names_hash(pictures)
     empty = np.zeros((0, 40, 60), bool)
@@ -215,7 +228,7 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
     ]
     test.write_results(tmp_path / "out", results, "none")
     assert b"\n\xff\xfe,authentic\n" in (tmp_path / "out/submission.csv").read_bytes()
-    assert len(faults.lines_of(tmp_path / "out/records.jsonl")) == 8
+    assert len(lines_of(tmp_path / "out/records.jsonl")) == 8
 
 
 @pytest.mark.parametrize("reader", ["predict", "train"])
@@ -234,7 +247,7 @@ def test_a_folder_that_cannot_be_listed_is_named_not_left_out(tmp_path, monkeypa
         if reader == "predict":
             predict.find_inputs([tmp_path / "in"], tmp_path / "out")
         else:
-            dataset.find_pictures(tmp_path / "in")
+            find_images(tmp_path / "in")
 
 
 # Prediction ---------------------------------------------------------------------------------------------------------
@@ -324,7 +337,7 @@ def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
     (tmp_path / "out/report").write_text("in the way")
     with pytest.raises(OSError, match="report"):
         predicted(tmp_path / "in", tmp_path / "out")
-    assert faults.lines_of(tmp_path / "out/predictions.jsonl") == []
+    assert lines_of(tmp_path / "out/predictions.jsonl") == []
 
 
 def test_after_a_power_cut_pictures_with_empty_files_are_examined_again(tmp_path, monkeypatch):
@@ -382,7 +395,7 @@ def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_picture(tmp_pat
 
     with pytest.raises(OSError, match="No space left"):
         predicted(tmp_path / "in", tmp_path / "out", load)
-    assert faults.lines_of(tmp_path / "out/predictions.jsonl") == []
+    assert lines_of(tmp_path / "out/predictions.jsonl") == []
 
 
 def test_what_killed_runs_left_behind_is_removed(tmp_path):
@@ -402,13 +415,13 @@ def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *faults.FAST, "--workers", "0"]
+    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *FAST, "--workers", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2 and "File too large; free some space" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(faults.lines_of(tmp_path / "out/predictions.jsonl")) == 4
+    assert len(lines_of(tmp_path / "out/predictions.jsonl")) == 4
 
 
 # Files on the disk, and processes ----------------------------------------------------------------------------------
@@ -428,7 +441,7 @@ def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch, lasting
 
     monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
     monkeypatch.setattr(os, "replace", noted("rename", os.replace))
-    config.write_whole(tmp_path / "x", lambda temporary: temporary.write_text("all"), lasting)
+    atomic_write(tmp_path / "x", lambda temporary: temporary.write_text("all"), lasting)
     names = [name for name, _ in done]
     assert names == (["sync", "rename", "sync"] if lasting else ["rename"])
     assert (tmp_path / "x").read_text() == "all" and [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -443,11 +456,11 @@ def test_a_folder_that_knows_no_sync_is_no_fault_but_a_failing_disk_is(tmp_path,
         return fsync
 
     monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
-    config.write_json(tmp_path / "x", 1)
+    write_json(tmp_path / "x", 1)
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
-        config.write_json(tmp_path / "x", 2)
-    assert config.read_json(tmp_path / "x") == 1
+        write_json(tmp_path / "x", 2)
+    assert read_json(tmp_path / "x") == 1
 
 
 HOLDS = """
@@ -465,25 +478,25 @@ def test_one_run_at_a_time_in_a_folder_and_kill_9_frees_it(tmp_path):
     out = tmp_path / "new" / "out"
     holder = subprocess.Popen([sys.executable, "-c", HOLDS, out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    children = faults.family(holder.pid)
-    with pytest.raises(InputError, match=r"another run is at work in .*out; wait"), config.only_run(out):
+    children = family(holder.pid)
+    with pytest.raises(InputError, match=r"another run is at work in .*out; wait"), exclusive_lock(out):
         pass
     holder.kill()
     holder.wait()
-    assert len(children) == 1 and faults.lives(children[0])
+    assert len(children) == 1 and lives(children[0])
     out.chmod(0o500)
-    with config.only_run(out):
+    with exclusive_lock(out):
         assert list(out.iterdir()) == []
     os.kill(children[0], signal.SIGKILL)
     holder.stdout.close()
 
 
 def test_a_refused_run_leaves_no_folder_and_a_file_is_no_folder(tmp_path):
-    with pytest.raises(InputError, match="refused"), config.only_run(tmp_path / "out"):
+    with pytest.raises(InputError, match="refused"), exclusive_lock(tmp_path / "out"):
         raise InputError("refused")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("text")
-    with pytest.raises(InputError, match="file is a file"), config.only_run(tmp_path / "file"):
+    with pytest.raises(InputError, match="file is a file"), exclusive_lock(tmp_path / "file"):
         pass
 
 
@@ -504,7 +517,7 @@ def test_a_second_prediction_into_one_folder_is_refused_and_touches_nothing(tmp_
     lines = tmp_path / "out/predictions.jsonl"
     lines.write_bytes(lines.read_bytes() + b'{"path": "/half')  # as the run that is at work may be writing it
     before = lines.read_bytes()
-    with config.only_run(tmp_path / "out"), pytest.raises(InputError, match="another run"):
+    with exclusive_lock(tmp_path / "out"), pytest.raises(InputError, match="another run"):
         predicted(tmp_path / "in", tmp_path / "out", resume=True)
     assert lines.read_bytes() == before
     assert len(predicted(tmp_path / "in", tmp_path / "out", resume=True)[1]) == 1
@@ -528,13 +541,13 @@ def test_a_rank_ends_when_torchrun_was_killed(tmp_path):
         f"open({str(tmp_path / 'pid')!r} + str(ranks.rank), 'w').write(str(os.getpid()))\n"
         "time.sleep(60)\n"
     )
-    job = faults.Script(script, ranks=2, env={"PYTHONPATH": str(ROOT)})
+    job = Script(script, ranks=2, env={"PYTHONPATH": str(ROOT)})
     pids = [tmp_path / f"pid{rank}" for rank in (0, 1)]
-    assert faults.wait_until(lambda: all(path.exists() and path.read_text() for path in pids), job)
+    assert wait_until(lambda: all(path.exists() and path.read_text() for path in pids), job)
     job.kill()
     job.finish()
     end = time.monotonic() + 20
-    while any(faults.lives(int(path.read_text())) for path in pids):
+    while any(lives(int(path.read_text())) for path in pids):
         assert time.monotonic() < end, "the ranks live on"
         time.sleep(0.1)
 
@@ -550,7 +563,7 @@ def test_a_job_that_is_started_again_reads_nothing_of_the_starts_before(late):
 
     def join(number, rank, read):
         time.sleep(0.2 * (rank in late))
-        own = distributed.own_store(PrefixStore("", store), rank, world)
+        own = own_store(PrefixStore("", store), rank, world)
         own.set(f"address {rank}", f"{number}.{rank}")
         read[rank] = [own.get(f"address {other}").decode() for other in range(world)]
 
@@ -591,7 +604,7 @@ def terminate_at(monkeypatch, owner, name, number):
 def run_of(folder):
     import torch
 
-    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in faults.lines_of(folder / "log.jsonl")]
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(folder / "log.jsonl")]
     state = torch.load(folder / "last.pt", weights_only=True)
     return lines, state["progress"], {name: value.tolist() for name, value in state["model"]["head"].items()}
 
@@ -616,9 +629,9 @@ def test_sigterm_in_validation_in_accumulation_and_in_the_first_step(settings, m
 def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data, backbone, tmp_path):
     arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--workers", 1,
                  "--epochs", 500, "--batch-size", 2, "--head-widths", 16, "--embedding-size", 8]  # fmt: skip
-    process, log = faults.Script("train.py", *arguments), tmp_path / "run/log.jsonl"
-    assert faults.wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
-    loaders = [pid for pid in faults.family(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    process, log = Script("train.py", *arguments), tmp_path / "run/log.jsonl"
+    assert wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
+    loaders = [pid for pid in family(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(loaders[0], signal.SIGKILL)
     status, said = process.finish()
     assert status == 2 and "Traceback" not in said and "was killed, probably" in said.splitlines()[-1], said
@@ -626,9 +639,9 @@ def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data,
 
 @pytest.mark.parametrize("fault", [ConnectionResetError, ConnectionRefusedError, EOFError])
 def test_a_loader_process_killed_while_it_hands_a_batch_over_is_told_as_such(data, fault, monkeypatch):
-    loader = dataset.make_loader(
-        dataset.find_pictures(data), 56, config.DataSettings(data), config.LoaderSettings(workers=0),
-        config.SynthesisSettings(), batch_size=2,
+    loader = make_loader(
+        find_images(data), 56, DataSettings(data), LoaderSettings(workers=0),
+        SynthesisSettings(), batch_size=2,
     )  # fmt: skip
 
     def batches(_):
@@ -651,7 +664,7 @@ def test_what_a_killed_training_left_behind_is_removed(settings):
 def test_a_second_training_into_one_folder_is_refused_and_touches_nothing(settings):
     train.main(replace(settings, epochs=1))
     (settings.out / ".last.pt.7.tmp").write_text("as the run that is at work may be writing it")
-    with config.only_run(settings.out), pytest.raises(InputError, match="another run"):
+    with exclusive_lock(settings.out), pytest.raises(InputError, match="another run"):
         train.main(replace(settings, epochs=1, resume=True))
     assert (settings.out / ".last.pt.7.tmp").exists()
     train.main(replace(settings, epochs=1, resume=True))

@@ -13,13 +13,39 @@ import pytest
 import skimage.data
 from scipy.stats import binom
 
-import alignment
-import benchmark
-import candidates
-import exact
-import matching
-from config import InputError, MatchingSettings
-from matching import Copy, Region, find_instances, group_copies
+from benchmarks.calibrate import _tail, fit, untrained_model
+from config import MatchingSettings
+from copymove.boundary import extend_shaded_boundary
+from copymove.copies import Copy, Instance, copy_on_jpeg_grid, group_copies
+from copymove.detect import _detect_in_orientation, detect_copies
+from copymove.dihedral import apply_dihedral, canonical_orientation
+from copymove.exact_blocks import find_exact_blocks
+from copymove.exactness import MIN_DISTINCT_RATIO, NEAR_EXACT, ROUNDING, disc_exactness
+from copymove.geometry import invert_affine, on_jpeg_grid, similarity_maps, transform_points
+from copymove.growth import grow_region, region_from_mask
+from copymove.image_features import compute_features
+from copymove.measurements import measure_pair, ncc_margin
+from copymove.neighbours import nearest_neighbours
+from copymove.polar import MIRROR, ring_descriptors
+from copymove.proposals import dense_proposals
+from copymove.regions import Region, region_of_mask, warp_region
+from copymove.scoring import FEATURES, _trees, calibrated_score, feature_vector, score_threshold
+from copymove.screening import screen_candidates
+from copymove.search import SearchState
+from copymove.shared_outlines import MIN_BETTER, share_outlines
+from copymove.suppression import ALTERED_RESIDUAL, BESIDE, BESIDE_RESIDUAL, BESIDE_SAME, BESIDE_TURNED, suppress_repeats
+from copymove.verification import (
+    MAX_EXACT_MAPS,
+    ScreenedCandidates,
+    _is_same_copy,
+    _repeats_too_often,
+    count_support,
+    leading_out_of,
+    screen_proposals,
+    verify_candidates,
+)
+from copymove.visited import VisitedTransforms
+from runtime.errors import InputError
 
 SETTINGS = MatchingSettings()
 
@@ -36,7 +62,7 @@ def astronaut() -> np.ndarray:
 
 def affine_map(source, target, degrees=0.0, scale=1.0, mirrored=False) -> np.ndarray:
     """(2, 3) map of one point to another; turned counter-clockwise as seen on the screen."""
-    return candidates.similarity_maps(
+    return similarity_maps(
         np.array([source], float), np.array([target], float), np.array([scale]), np.deg2rad([-degrees]), mirrored
     )[0]
 
@@ -69,21 +95,21 @@ def test_exact_blocks_find_every_turn_and_mirroring(variant):
     patch = patch[:: -1 if variant & 2 else 1, :: -1 if variant & 1 else 1]
     h, w = patch.shape[:2]
     image[70 : 70 + h, 80 : 80 + w] = patch
-    (copy,) = exact.find_exact(image)
+    (copy,) = find_exact_blocks(image)
     assert (copy.x, copy.y, copy.mask.shape) == (20, 10, (30, 40))
     assert copy.mask.all()
     ys, xs = np.mgrid[10:40, 20:60]
-    there = alignment.apply(copy.affine, np.stack([xs.ravel(), ys.ravel()], 1).astype(float)).astype(int)
+    there = transform_points(copy.affine, np.stack([xs.ravel(), ys.ravel()], 1).astype(float)).astype(int)
     assert (image[there[:, 1], there[:, 0]] == image[10:40, 20:60].reshape(-1, 3)).all()
 
 
 def test_exact_blocks_ignore_what_is_flat_and_what_repeats():
     rng = np.random.default_rng(0)
     tile = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    assert exact.find_exact(np.tile(tile, (10, 10, 1))) == []
+    assert find_exact_blocks(np.tile(tile, (10, 10, 1))) == []
     flat = np.full((100, 100, 3), 255, np.uint8)
     flat[40:60, 40:60] = 0
-    assert exact.find_exact(flat) == []
+    assert find_exact_blocks(flat) == []
 
 
 @pytest.mark.parametrize(
@@ -94,12 +120,12 @@ def test_map_and_mask_of_a_copy_are_recovered(degrees, scale, mirrored):
     centre, target = (170, 110), (60, 290)
     true = affine_map(centre, target, degrees, scale, mirrored)
     image, mask = paste(astronaut(), true, centre, 42)
-    found = find_instances(image, SETTINGS)
+    found = detect_copies(image, SETTINGS)
     assert len(found.instances) == 1
     copy = found.instances[0].copies[0]
-    if np.linalg.norm(alignment.apply(copy.affine, np.array([centre], float)) - target) > 10:
-        copy = dataclasses.replace(copy, affine=alignment.invert(copy.affine))
-    assert np.abs(alignment.apply(copy.affine, np.array([centre], float)) - target).max() < 1.0
+    if np.linalg.norm(transform_points(copy.affine, np.array([centre], float)) - target) > 10:
+        copy = dataclasses.replace(copy, affine=invert_affine(copy.affine))
+    assert np.abs(transform_points(copy.affine, np.array([centre], float)) - target).max() < 1.0
     assert copy.mirrored == mirrored
     assert copy.scale == pytest.approx(scale, rel=0.02)
     expected = dataclasses.replace(copy, affine=true).rotation
@@ -113,7 +139,7 @@ def test_copy_survives_jpeg_and_brightness(degrees):
     image, mask = paste(astronaut(), true, (170, 110), 45)
     inside = cv2.circle(np.zeros(mask.shape, np.uint8), (60, 290), 45, 1, -1) > 0
     image[inside] = np.clip(image[inside] * 0.9 + 15, 0, 255)
-    found = find_instances(jpeg(image, 85), SETTINGS)
+    found = detect_copies(jpeg(image, 85), SETTINGS)
     assert len(found.instances) == 1
     assert f1(found.instances[0].mask, mask) > 0.75
 
@@ -123,7 +149,7 @@ def test_the_outline_ends_where_the_copy_does(degrees):
     """Also in a JPEG, where windows of correlation would draw it some 3 px too wide: then F1 is at most 0.86."""
     for picture, source, target in ((camera(), (150, 150), (300, 253)), (astronaut(), (150, 150), (300, 253))):
         image, mask = paste(picture, affine_map(source, target, degrees), source, 30)
-        (instance,) = find_instances(jpeg(image, 90), SETTINGS).instances
+        (instance,) = detect_copies(jpeg(image, 90), SETTINGS).instances
         assert f1(instance.mask, mask) > 0.88
 
 
@@ -136,9 +162,9 @@ def test_small_rotated_cell_among_others():
         blob = cv2.circle(np.zeros((300, 300)), (x, y), 16, 1.0, -1)
         image += cv2.GaussianBlur(blob, (0, 0), 1.5) * (90 + grain)
     image = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, 2)
-    assert find_instances(image, SETTINGS).instances == ()
+    assert detect_copies(image, SETTINGS).instances == ()
     forged, mask = paste(image, affine_map(cells[6], cells[-1], 110), cells[6], 19)
-    found = find_instances(forged, SETTINGS)
+    found = detect_copies(forged, SETTINGS)
     assert len(found.instances) == 1
     assert f1(found.instances[0].mask, mask) > 0.7
 
@@ -149,7 +175,7 @@ def test_three_copies_are_one_instance_and_two_contents_are_two():
     for x, y in ((20, 300), (150, 320)):
         image[y : y + 50, x : x + 60] = pristine[60:110, 150:210]
     image[200:240, 300:350] = pristine[10:50, 20:70]
-    found = find_instances(image, SETTINGS)
+    found = detect_copies(image, SETTINGS)
     assert len(found.instances) == 2
     sizes = sorted(int(instance.mask.sum()) for instance in found.instances)
     assert sizes == [2 * 40 * 50, 3 * 50 * 60]
@@ -160,53 +186,53 @@ def test_what_leads_out_of_a_proven_copy_is_verified_beyond_the_first_ones(monke
     image, mask = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
     image, more = paste(image, affine_map((170, 110), (300, 290), 50), (170, 110), 40)
     settings = dataclasses.replace(SETTINGS, matching_kinds=("keypoints", "dense"), max_verified=1)
-    (instance,) = find_instances(image, settings).instances
+    (instance,) = detect_copies(image, settings).instances
     assert f1(instance.mask, mask | more) > 0.85
     monkeypatch.setattr(matching, "_leading_out", lambda screened, _: dataclasses.replace(screened, rank=np.empty(0)))
-    (instance,) = find_instances(image, settings).instances
+    (instance,) = detect_copies(image, settings).instances
     assert (instance.mask & more & ~mask).sum() < 0.1 * (more & ~mask).sum()
 
 
 def test_candidates_that_lead_out_have_one_end_in_what_is_proven():
     ends = np.array([[[10, 10], [60, 60]], [[60, 60], [11, 9]], [[10, 10], [12, 12]], [[60, 60], [80, 20]]], float)
     rows = np.arange(4)
-    screened = matching._Screened(
+    screened = ScreenedCandidates(
         "dense", np.zeros((4, 2, 3)), ends[:, 0], rows, ends[:, 1], rows, rows.astype(float), rows, 0.3
     )
     proven = np.zeros((100, 100), bool)
     proven[5:20, 5:20] = True
-    chosen = matching._leading_out(screened, [matching.Instance(proven, 0.9, ())])
+    chosen = leading_out_of(screened, [Instance(proven, 0.9, ())])
     assert chosen.rank.tolist() == [0, 1] and chosen.centres.tolist() == ends[:2, 0].tolist()
     assert (chosen.kind, chosen.usual) == ("dense", 0.3)
 
 
 def test_no_candidate_is_verified_twice(monkeypatch):
     image, _ = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
-    search = matching._Search(alignment.prepare(image), SETTINGS, math.inf)
-    screened = [matching._screen(search, "dense", matching._dense(search))]
-    tried, grow = [], alignment.grow
+    search = SearchState(compute_features(image), SETTINGS, math.inf)
+    screened = [screen_proposals(search, "dense", dense_proposals(search))]
+    tried, grow = [], grow_region
 
     def counted(canvas, affine, centre, *rest):
         tried.append((*affine.ravel(), *centre))
         return grow(canvas, affine, centre, *rest)
 
     monkeypatch.setattr(alignment, "grow", counted)
-    matching._prove(search, screened, 5)
-    matching._prove(search, screened, 5)
+    verify_candidates(search, screened, 5)
+    verify_candidates(search, screened, 5)
     assert len(set(tried)) == len(tried) == 10 and search.copies
 
 
 def test_what_is_identical_is_not_verified_again(monkeypatch):
     shift = np.array([-110.0, 180.0])
     image, _ = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
-    moved, grow = [], alignment.grow
+    moved, grow = [], grow_region
 
     def seen(canvas, affine, centre, *rest):
-        moved.append(alignment.apply(affine, centre[None])[0] - centre)
+        moved.append(transform_points(affine, centre[None])[0] - centre)
         return grow(canvas, affine, centre, *rest)
 
     monkeypatch.setattr(alignment, "grow", seen)
-    (copy,) = matching._find(image, SETTINGS, []).instances[0].copies
+    (copy,) = _detect_in_orientation(image, SETTINGS, []).instances[0].copies
     assert copy.kind == "exact" and moved
     assert min(np.abs(way - to).max() for way in moved for to in (shift, -shift)) > 4
 
@@ -217,19 +243,19 @@ def test_support_counts_the_places_that_agree_in_either_direction():
     partners = centres + np.array([100, 50])
     partners[3] = centres[3] - np.array([100, 50])  # leads back
     partners[4] += np.array([0, 4])  # leads elsewhere; the last two lie outside of the region
-    assert matching._support(evidence, centres, partners) == 3
+    assert count_support(evidence, centres, partners) == 3
 
 
 @pytest.mark.parametrize("way", range(1, 8))
 def test_turned_picture_gives_the_turned_findings_to_the_pixel(way):
     image, _ = paste(astronaut()[:320], affine_map((170, 110), (60, 240), 40), (170, 110), 42)
-    (plain,) = find_instances(image, SETTINGS).instances
-    (turned,) = find_instances(matching.turn(image, way), SETTINGS).instances
-    assert (matching.turn(plain.mask, way) == turned.mask).all()
+    (plain,) = detect_copies(image, SETTINGS).instances
+    (turned,) = detect_copies(apply_dihedral(image, way), SETTINGS).instances
+    assert (apply_dihedral(plain.mask, way) == turned.mask).all()
     assert turned.score == plain.score
-    for instance, picture in ((plain, image), (turned, matching.turn(image, way))):
+    for instance, picture in ((plain, image), (turned, apply_dihedral(image, way))):
         copy = instance.copies[0]  # regions and map hold in each picture's own coordinates
-        target = matching.warp_region(copy.source, copy.affine, picture.shape[:2])
+        target = warp_region(copy.source, copy.affine, picture.shape[:2])
         assert f1(target.full(picture.shape[:2]), copy.target.full(picture.shape[:2])) > 0.97
         h, w = copy.source.mask.shape
         source = picture[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
@@ -243,8 +269,10 @@ def test_a_symmetrical_middle_does_not_decide_how_a_picture_is_searched():
     image = np.zeros((700, 900, 3), np.uint8)
     image[5, 9] = 200
     for way in range(8):
-        turned = matching.turn(image, way)
-        assert (matching.turn(turned, matching._way(turned)) == matching.turn(image, matching._way(image))).all()
+        turned = apply_dihedral(image, way)
+        assert (
+            apply_dihedral(turned, canonical_orientation(turned)) == apply_dihedral(image, canonical_orientation(image))
+        ).all()
 
 
 @pytest.mark.parametrize("name", ["black", "white", "noise", "chequers", "stripes", "tiles", "text"])
@@ -264,7 +292,7 @@ def test_nothing_is_found_in(name):
     if name == "text":
         for row in range(20, 250, 24):
             cv2.putText(image, "abba banana 0101", (4, row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 0, 2, cv2.LINE_AA)
-    found = find_instances(np.repeat(image[..., None], 3, 2), SETTINGS)
+    found = detect_copies(np.repeat(image[..., None], 3, 2), SETTINGS)
     assert found.instances == ()
     assert found.complete
 
@@ -272,16 +300,16 @@ def test_nothing_is_found_in(name):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5, 7), (24, 24)])
 def test_tiny_pictures_end_with_nothing(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert find_instances(image, SETTINGS).instances == ()
+    assert detect_copies(image, SETTINGS).instances == ()
 
 
 def test_authentic_photographs_give_nothing():
     for image in (camera(), astronaut()):
-        assert find_instances(image, SETTINGS).instances == ()
+        assert detect_copies(image, SETTINGS).instances == ()
 
 
 def test_time_budget_is_kept_and_said():
-    found = find_instances(camera(), dataclasses.replace(SETTINGS, seconds_per_image=1e-6))
+    found = detect_copies(camera(), dataclasses.replace(SETTINGS, seconds_per_image=1e-6))
     assert not found.complete
 
 
@@ -311,16 +339,16 @@ assert compiled() == before and before["alignment", "_refine"], (before, compile
 def test_proposed_region_goes_through_the_same_proof():
     region = np.zeros((384, 384), bool)
     region[60:110, 150:210] = region[250:300, 30:90] = True
-    assert find_instances(astronaut(), SETTINGS, [region]).instances == ()
+    assert detect_copies(astronaut(), SETTINGS, [region]).instances == ()
     with pytest.raises(ValueError, match="region"):
-        find_instances(astronaut(), SETTINGS, [region[1:]])
+        detect_copies(astronaut(), SETTINGS, [region[1:]])
 
 
 def test_fewer_false_alarms_ask_for_a_higher_score():
-    scores = [matching.score_threshold(share) for share in (0.001, 0.01, 0.1, 1.0)]
+    scores = [score_threshold(share) for share in (0.001, 0.01, 0.1, 1.0)]
     assert scores == sorted(scores, reverse=True)
     with pytest.raises(InputError, match="max_false_alarms"):
-        matching.score_threshold(0.0)
+        score_threshold(0.0)
 
 
 def test_calibration_is_written_as_it_was_fitted(monkeypatch):
@@ -328,19 +356,19 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
     pictures = []
     for _ in range(40):
         labels = rng.random(12) < 0.2
-        facts = rng.normal(0, 1, (12, len(matching.FEATURES))) + labels[:, None] * 0.8
-        named = [dict(zip(matching.FEATURES, row.tolist(), strict=True)) for row in facts]
+        facts = rng.normal(0, 1, (12, len(FEATURES))) + labels[:, None] * 0.8
+        named = [dict(zip(FEATURES, row.tolist(), strict=True)) for row in facts]
         pictures.append([(fact, int(label)) for fact, label in zip(named, labels, strict=True)])
-    content = benchmark.fit(pictures)
+    content = fit(pictures)
     monkeypatch.setattr(matching, "_calibration", lambda: content)
-    matching._trees.cache_clear()
-    scores = np.array([matching.calibrated_score(fact) for picture in pictures for fact, _ in picture])
-    matching._trees.cache_clear()
+    _trees.cache_clear()
+    scores = np.array([calibrated_score(fact) for picture in pictures for fact, _ in picture])
+    _trees.cache_clear()
 
     # The library's own answer, from a model fitted on the same.
-    x = np.array([[fact[name] for name in matching.FEATURES] for picture in pictures for fact, _ in picture])
+    x = np.array([[fact[name] for name in FEATURES] for picture in pictures for fact, _ in picture])
     y = np.array([label for picture in pictures for _, label in picture])
-    model = benchmark.untrained_model().fit(x, y)
+    model = untrained_model().fit(x, y)
     assert scores == pytest.approx(model.predict_proba(x)[:, 1], abs=2e-3)
     assert scores[y == 1].mean() > 0.5 > scores[y == 0].mean()
     # One picture in a hundred: with 40 pictures that is beyond the sample, so no false candidate passes.
@@ -349,7 +377,7 @@ def test_calibration_is_written_as_it_was_fitted(monkeypatch):
 
 
 def test_known_maps_are_those_that_say_the_same_where_they_hold():
-    known = matching._Known()
+    known = VisitedTransforms()
     turned = affine_map((50, 50), (200, 80), 20)
     known.add_candidate(turned, np.array([50.0, 50.0]))
     assert (turned, np.array([55.0, 45.0])) in known
@@ -359,14 +387,14 @@ def test_known_maps_are_those_that_say_the_same_where_they_hold():
     assert (turned + np.array([[0, 0, 4.5], [0, 0, 0]]), np.array([50.0, 50.0])) not in known
     # The same place of the centre, but what lies 6 px beside it moves by more than 4 px.
     assert (affine_map((50, 50), (200, 80), 80), np.array([50.0, 50.0])) not in known
-    known.add_region(alignment.invert(turned), 180, 60, np.ones((40, 40), bool), 1.5)
-    assert (alignment.invert(turned), np.array([210.0, 90.0])) in known
+    known.add_region(invert_affine(turned), 180, 60, np.ones((40, 40), bool), 1.5)
+    assert (invert_affine(turned), np.array([210.0, 90.0])) in known
 
 
 def test_a_threshold_lets_no_more_pass_than_chance_would_in_a_tenth_of_the_samples():
     best = np.arange(1000.0)[::-1]
     for share in (0.01, 0.03, 0.1):
-        passing = int((best > benchmark._tail(best, share)).sum())
+        passing = int((best > _tail(best, share)).sum())
         assert binom.cdf(passing, 1000, share) < 0.1 <= binom.cdf(passing + 1, 1000, share)
 
 
@@ -378,45 +406,45 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
         return Copy(kind, linear, 9, 1.0, 0.9, region, region)
 
     copies = [copy("keypoints", 0), *(copy("dense", degrees, 100) for degrees in (0, 0, 30, 0))]
-    upright, turned = matching.BESIDE, matching.BESIDE_TURNED
+    upright, turned = BESIDE, BESIDE_TURNED
     grain = [1.0, upright + 0.01, upright - 0.01, turned + 0.01, 0.9]
     margin = [0.4, 0.3, 0.3, 0.3, 0.4 * upright - 0.01]  # the last one leads too little
     alike = {"residual": 0.0, "noise": 0.0}
     facts = [{"grain_core": g, "fine_margin": m} | alike for g, m in zip(grain, margin, strict=True)]
-    assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
-    facts[1]["residual"] = matching.BESIDE_RESIDUAL + 0.01  # it differs more than three times as much
-    assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    assert suppress_repeats(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
+    facts[1]["residual"] = BESIDE_RESIDUAL + 0.01  # it differs more than three times as much
+    assert suppress_repeats(range(5), copies, facts) == [0, 3]
     facts[1]["residual"] = 0.0
     # A further copy of the best one's content may share less than another content may.
     copies[2] = copy("dense", 0)
-    assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3]
-    facts[2] = {"grain_core": matching.BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
-    assert matching.beside_best(range(5), copies, facts) == [0, 1, 3]
+    assert suppress_repeats(range(5), copies, facts) == [0, 1, 2, 3]
+    facts[2] = {"grain_core": BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
+    assert suppress_repeats(range(5), copies, facts) == [0, 1, 3]
     # Beside a bit-identical copy (grain 2.65) what differs much needs as much grain as an upright copy, of any content.
     copies[0], facts[0] = copy("exact", 0), {}
     for k in (1, 2, 3, 4):
         facts[k] = {"grain_core": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0, "residual": 5.0}
     facts[3]["grain_core"] = 2.64 * upright
     copies[2] = copy("dense", 0)
-    assert matching.beside_best(range(5), copies, facts) == [0]
+    assert suppress_repeats(range(5), copies, facts) == [0]
     facts[3]["grain_core"] = 2.66 * upright
-    assert matching.beside_best(range(5), copies, facts) == [0, 3]
+    assert suppress_repeats(range(5), copies, facts) == [0, 3]
     # It may share less where it was turned and is of the identical content, or hardly differs otherwise.
     copies[3], facts[3]["grain_core"] = copy("dense", 30), 2.66 * turned
     copies[4] = copy("dense", 30, 100)
-    for k, most in ((1, matching.ALTERED_RESIDUAL[0]), (4, matching.ALTERED_RESIDUAL[1])):  # upright, turned
+    for k, most in ((1, ALTERED_RESIDUAL[0]), (4, ALTERED_RESIDUAL[1])):  # upright, turned
         for residual, kept in ((most - 0.01, sorted([0, k, 3])), (most + 0.01, [0, 3])):
             facts[k]["residual"] = math.log(residual)
-            assert matching.beside_best(range(5), copies, facts) == kept
+            assert suppress_repeats(range(5), copies, facts) == kept
     for k in (1, 2, 3, 4):
         facts[k] = {"grain_core": 1.0, "fine_margin": 0.3, "noise": 0.0, "residual": 0.0}
     copies[3] = copy("dense", 30, 100)
     # One on the grid of JPEG blocks is identical for having been rounded alike: the others are measured by themselves.
     copies[0] = dataclasses.replace(copies[0], affine=np.array([[1.0, 0, 48], [0, 1, 24]]))
-    assert matching.on_grid(copies[0])
-    assert matching.beside_best(range(5), copies, facts) == [0, 1, 2, 3, 4]
-    assert matching.beside_best([0], copies, facts) == [0]
-    assert matching.beside_best([], copies, facts) == []
+    assert copy_on_jpeg_grid(copies[0])
+    assert suppress_repeats(range(5), copies, facts) == [0, 1, 2, 3, 4]
+    assert suppress_repeats([0], copies, facts) == [0]
+    assert suppress_repeats([], copies, facts) == []
 
 
 @pytest.mark.parametrize(
@@ -432,7 +460,7 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
 )
 def test_maps_of_jpeg_blocks_onto_blocks_are_known(linear, shift, expected):
     affine = np.concatenate([np.array(linear, float), np.array([shift], float).T], axis=1)
-    assert exact.on_grid(affine, np.array([40.0, 40.0])) == expected
+    assert on_jpeg_grid(affine, np.array([40.0, 40.0])) == expected
 
 
 def test_all_copies_are_found_in_a_jpeg_where_one_lies_on_the_grid_of_blocks():
@@ -443,7 +471,7 @@ def test_all_copies_are_found_in_a_jpeg_where_one_lies_on_the_grid_of_blocks():
     for y, x in ((20, 40), (380, 30), (391, 331)):  # the first two are whole blocks away
         image[y : y + 64, x : x + 64] = block
         truth[y : y + 64, x : x + 64] = True
-    (instance,) = find_instances(jpeg(image, 80), SETTINGS).instances
+    (instance,) = detect_copies(jpeg(image, 80), SETTINGS).instances
     assert f1(instance.mask, truth) > 0.9
 
 
@@ -457,9 +485,9 @@ def test_the_feathered_edge_of_an_identical_copy_belongs_to_it(feather):
     there = np.s_[380:440, 31:91]
     image[there] = np.rint(alpha * image[100:160, 200:260] + (1 - alpha) * image[there])
     truth[there] = True
-    (found,) = exact.find_exact(image)
+    (found,) = find_exact_blocks(image)
     source = Region(found.x, found.y, found.mask)
-    mask = source.full(truth.shape) | matching.warp_region(source, found.affine, truth.shape).full(truth.shape)
+    mask = source.full(truth.shape) | warp_region(source, found.affine, truth.shape).full(truth.shape)
     assert f1(mask, truth) > 0.98
     assert found.mask[0].any() and found.mask[-1].any() and found.mask[:, 0].any() and found.mask[:, -1].any()
 
@@ -469,7 +497,7 @@ def test_lines_and_letters_saved_as_jpeg_are_no_copies():
     for x in (0, 640):
         cv2.line(image, (x, 0), (640 - x, 240), (0, 255, 0), 2, cv2.LINE_AA)
     cv2.putText(image, "Gaussian blur", (110, 255), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 255, 255), 1, cv2.LINE_AA)
-    assert exact.find_exact(jpeg(image, 85)) == []
+    assert find_exact_blocks(jpeg(image, 85)) == []
 
 
 def test_copies_side_by_side_are_one_instance():
@@ -480,7 +508,7 @@ def test_copies_side_by_side_are_one_instance():
     for x in (243, 306):  # region and copy overlap: the pair holds the middle one twice
         image[100:180, x : x + 60] = block
         truth[100:180, x : x + 60] = True
-    found = find_instances(jpeg(image, 95), SETTINGS)
+    found = detect_copies(jpeg(image, 95), SETTINGS)
     assert len(found.instances) == 1
     assert f1(found.instances[0].mask, truth) > 0.9
 
@@ -494,9 +522,9 @@ def test_what_shares_a_region_with_a_copy_on_the_grid_measures_the_others():
     copies = [copy(0, 80), copy(50, 43), copy(0, 101)]  # on the grid; another content; the first one's content again
     shares = ((2.5, 0.7), (1.3, 0.2), (0.7, 0.4))
     facts = [{"grain_core": grain, "fine_margin": margin, "residual": 0.0} for grain, margin in shares]
-    assert matching.on_grid(copies[0])
-    assert matching.beside_best(range(3), copies, facts) == [0, 2]
-    assert matching.beside_best([1, 2], copies, facts) == [1]  # without it the other content is best
+    assert copy_on_jpeg_grid(copies[0])
+    assert suppress_repeats(range(3), copies, facts) == [0, 2]
+    assert suppress_repeats([1, 2], copies, facts) == [1]  # without it the other content is best
 
 
 def test_a_small_known_copy_does_not_hide_the_whole():
@@ -506,22 +534,22 @@ def test_a_small_known_copy_does_not_hide_the_whole():
 
     for side, same in ((12, True), (30, False)):
         other = copy(side)
-        assert matching._same_copy(copy(10), other.source, other.target, other.affine) == same
+        assert _is_same_copy(copy(10), other.source, other.target, other.affine) == same
 
 
 def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place():
     grain = np.random.default_rng(3).normal(0, 1, (60, 60)).astype(np.float32)
     seen = np.zeros((60, 60), bool)
     seen[15:45, 15:45] = True
-    assert alignment._margin(grain, 3 * grain, seen, 9, 3, 1) > 0.5  # contrast doesn't count
-    assert alignment._margin(grain, np.roll(grain, 3, axis=1), seen, 9, 3, 1) < -0.5  # fits 3 px off
+    assert ncc_margin(grain, 3 * grain, seen, 9, 3, 1) > 0.5  # contrast doesn't count
+    assert ncc_margin(grain, np.roll(grain, 3, axis=1), seen, 9, 3, 1) < -0.5  # fits 3 px off
     edge = np.repeat(np.sign(np.arange(60) - 29.5)[None].astype(np.float32), 60, axis=0)  # slides along itself
-    assert abs(alignment._margin(edge, edge, seen, 9, 3, 1)) < 0.01
+    assert abs(ncc_margin(edge, edge, seen, 9, 3, 1)) < 0.01
 
 
 def test_wrong_pictures_are_refused():
     with pytest.raises(ValueError, match="uint8"):
-        find_instances(np.zeros((50, 50), np.uint8), SETTINGS)
+        detect_copies(np.zeros((50, 50), np.uint8), SETTINGS)
 
 
 def test_copies_are_grouped_by_what_they_share():
@@ -534,12 +562,12 @@ def test_copies_are_grouped_by_what_they_share():
 
 
 def test_alignment_recovers_a_small_error():
-    canvas = alignment.prepare(paste(camera(), affine_map((225, 120), (400, 80), 20), (225, 120), 40)[0])
+    canvas = compute_features(paste(camera(), affine_map((225, 120), (400, 80), 20), (225, 120), 40)[0])
     true = affine_map((225, 120), (400, 80), 20)
     start = affine_map((225, 120), (401.5, 79), 23)
-    refined, _, _, values = alignment.screen(canvas, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
+    refined, _, _, values = screen_candidates(canvas, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
     assert np.abs(refined[0, :, :2] - true[:, :2]).max() < 0.01
-    assert np.abs(alignment.apply(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
+    assert np.abs(transform_points(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
     assert values[0, :2].min() > 0.8
 
 
@@ -548,7 +576,7 @@ def test_neighbours_agree_with_brute_force():
     base = rng.normal(size=(6000, 32)).astype(np.float32)
     base[3000:3300] = base[:300] + rng.normal(0, 0.1, (300, 32))
     base /= np.linalg.norm(base, axis=1, keepdims=True)
-    _, index = candidates.neighbours(base[:300], base, 2)
+    _, index = nearest_neighbours(base[:300], base, 2)
     assert (index[:, 0] == np.arange(300)).mean() > 0.99
     assert (index[:, 1] == np.arange(3000, 3300)).mean() > 0.9
 
@@ -557,11 +585,11 @@ def test_ring_descriptors_ignore_rotation_and_know_mirror_images():
     rng = np.random.default_rng(3)
     patch = cv2.GaussianBlur(rng.normal(size=(8, 32)).astype(np.float32), (0, 0), 1)[None]
     plain, turned, flipped = (
-        candidates.ring_descriptors(polar)[0]
+        ring_descriptors(polar)[0]
         for polar in (patch, np.roll(patch, 5, axis=2), np.roll(patch[:, :, ::-1], 3, axis=2))
     )
     assert float((plain * turned).sum()) == pytest.approx(1, abs=1e-4)
-    assert float((candidates.MIRROR * plain * flipped).sum()) == pytest.approx(1, abs=1e-4)
+    assert float((MIRROR * plain * flipped).sum()) == pytest.approx(1, abs=1e-4)
     assert float((plain * flipped).sum()) < 0.95
 
 
@@ -579,20 +607,20 @@ def test_an_exact_copy_beside_its_source_is_told_from_a_symmetrical_thing(flip, 
     source = picture[60:100, 40:80].copy()
     left = 80 + gap
     picture[60:100, left : left + 40] = source[flip]
-    (found,) = exact.find_exact(picture)
+    (found,) = find_exact_blocks(picture)
     assert (found.x, found.y, found.mask.shape, found.mask.sum()) == (40, 60, (40, 40), 1600)
     picture[:, 80:] = np.random.default_rng(12).integers(0, 256, (160, 120, 3), dtype=np.uint8)
     picture[60:100, 80:120] = source[flip]  # no gap: one thing, and its own mirror image
-    assert exact.find_exact(picture) == []
+    assert find_exact_blocks(picture) == []
 
 
 def test_exact_copies_in_the_dark_where_there_are_few_grey_levels():
     rng = np.random.default_rng(5)
     levels = np.repeat(rng.integers(4, 8, (200, 150)), 2, axis=1).astype(np.uint8)  # half of the pixels equal the next
     picture = np.repeat(levels[..., None], 3, axis=2)
-    assert exact.find_exact(picture) == []
+    assert find_exact_blocks(picture) == []
     picture[100:150, 200:260] = picture[20:70, 31:91]
-    (found,) = exact.find_exact(picture)
+    (found,) = find_exact_blocks(picture)
     assert found.affine.tolist() == [[1, 0, 169], [0, 1, 80]]
     assert found.mask.sum() == pytest.approx(50 * 60, rel=0.05)
 
@@ -618,39 +646,39 @@ def textured() -> np.ndarray:
 
 def test_exactness_against_the_formula():
     picture, _ = shaded_copy(textured())
-    canvas = alignment.prepare(picture)
+    canvas = compute_features(picture)
     ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
 
     def quartile(rough, dx, dy):
         a, b = rough[ys, xs], rough[ys + 90 + dy, xs + 150 + dx]
         squares = np.sort((a - b * max((a * b).sum(), 0) / (b * b).sum()) ** 2)
-        return squares[3 * len(a) // 4] + alignment.ROUNDING
+        return squares[3 * len(a) // 4] + ROUNDING
 
     def away_of(rough):
         ring = [(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2]
         return min(quartile(rough, dx, dy) for dx, dy in ring)
 
-    found = alignment._exactness(canvas.rough, place, xs, ys)
+    found = disc_exactness(canvas.rough, place, xs, ys)
     assert found == pytest.approx(0.5 * math.log(away_of(canvas.rough) / quartile(canvas.rough, 0, 0)), abs=1e-3)
-    assert found > alignment.NEAR_EXACT
+    assert found > NEAR_EXACT
     drawn = np.random.default_rng(3).normal(0, 1, canvas.rough.shape).astype(np.float32)
     for strength, told in ((2.0, True), (4.0, False)):  # of noise; under 0.39 it is too little to be told
         noisy = canvas.rough + strength * drawn
         expected = 0.5 * math.log(away_of(noisy) / quartile(noisy, 0, 0))
-        assert told == (expected > 0.5 * math.log(alignment.LEAST_TOLD)) and 0.1 < expected < 1
-        assert alignment._exactness(noisy, place, xs, ys) == (pytest.approx(expected, abs=1e-3) if told else 0)
+        assert told == (expected > 0.5 * math.log(MIN_DISTINCT_RATIO)) and 0.1 < expected < 1
+        assert disc_exactness(noisy, place, xs, ys) == (pytest.approx(expected, abs=1e-3) if told else 0)
     turned = affine_map((82, 222), (232, 312), degrees=4)
-    assert alignment._exactness(canvas.rough, turned, xs, ys) == 0  # resampled
-    assert alignment._exactness(canvas.rough, place + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
+    assert disc_exactness(canvas.rough, turned, xs, ys) == 0  # resampled
+    assert disc_exactness(canvas.rough, place + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
     canvas.rough[ys, xs] = np.nan
-    assert alignment._exactness(canvas.rough, place, xs, ys) == 0  # drawn
+    assert disc_exactness(canvas.rough, place, xs, ys) == 0  # drawn
 
 
 def test_a_shaded_copy_is_found_to_the_pixel():
     picture, mask = shaded_copy(textured())
-    assert exact.find_exact(picture) == []
-    (instance,) = find_instances(picture, SETTINGS).instances
+    assert find_exact_blocks(picture) == []
+    (instance,) = detect_copies(picture, SETTINGS).instances
     assert instance.copies[0].affine.round(6).tolist() in ([[1, 0, 150], [0, 1, 90]], [[1, 0, -150], [0, 1, -90]])
     assert f1(instance.mask, mask) > 0.9
 
@@ -660,7 +688,7 @@ def test_equal_arrows_and_letters_on_a_picture_are_no_copies():
     for x, y in ((40, 60), (200, 90), (90, 250), (230, 300)):
         cv2.arrowedLine(picture, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
         cv2.putText(picture, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
-    assert find_instances(picture, SETTINGS).instances == ()
+    assert detect_copies(picture, SETTINGS).instances == ()
 
 
 def test_equal_arrows_are_not_exact_by_their_black_and_white():
@@ -668,26 +696,26 @@ def test_equal_arrows_are_not_exact_by_their_black_and_white():
     picture = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
     for x in (30, 130):
         cv2.arrowedLine(picture, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
-    canvas = alignment.prepare(picture)
+    canvas = compute_features(picture)
     assert np.isnan(canvas.rough[picture[..., 0] == 255]).all()
     place = np.array([[[1.0, 0, 100], [0, 1, 0]]])
-    *_, values = alignment.screen(canvas, place, np.array([[36.0, 57.0]]), np.array([12.0]))
-    assert values[0, 0] > 0.9 and values[0, 2] < alignment.NEAR_EXACT
+    *_, values = screen_candidates(canvas, place, np.array([[36.0, 57.0]]), np.array([12.0]))
+    assert values[0, 0] > 0.9 and values[0, 2] < NEAR_EXACT
 
 
 def test_what_is_identical_at_many_places_is_a_pattern():
     picture, _ = shaded_copy(textured())
-    canvas = alignment.prepare(picture)
+    canvas = compute_features(picture)
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
-    evidence = alignment.measure(canvas, alignment.grow(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25))
-    assert evidence.exactness > alignment.NEAR_EXACT
-    for places in (matching.MAX_PLACES, matching.MAX_PLACES + 1):
+    evidence = measure_pair(canvas, grow_region(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25))
+    assert evidence.exactness > NEAR_EXACT
+    for places in (MAX_EXACT_MAPS, MAX_EXACT_MAPS + 1):
         maps = np.tile(place, (2 * places, 1, 1))  # each twice
         maps[:, 0, 2] += np.repeat(np.arange(places), 2) * 20
         centres = np.tile([82.0, 222.0], (2 * places, 1))
         ones = np.ones(2 * places)
-        screened = [matching._Screened("dense", maps, centres, ones, centres, ones.astype(int), ones, 2 * ones, 0.0)]
-        assert matching._repeats(evidence, screened) == (places > matching.MAX_PLACES)
+        screened = [ScreenedCandidates("dense", maps, centres, ones, centres, ones.astype(int), ones, 2 * ones, 0.0)]
+        assert _repeats_too_often(evidence, screened) == (places > MAX_EXACT_MAPS)
 
 
 def test_the_outline_of_a_shaded_copy_reaches_its_edge():
@@ -698,19 +726,19 @@ def test_the_outline_of_a_shaded_copy_reaches_its_edge():
     core = cv2.erode(square.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
     for strength in (0, 50):  # hard edges are left to the difference itself
         partner[square] = np.rint(template + strength * (x * x + y * y))[square]
-        outline = alignment._shaded_outline(template, partner, np.ones((100, 100), bool), core)
+        outline = extend_shaded_boundary(template, partner, np.ones((100, 100), bool), core)
         assert (outline == core).all() if strength == 0 else f1(outline, square) > 0.9
 
 
-def outlined(canvas, *copies) -> matching._Search:
+def outlined(canvas, *copies) -> SearchState:
     """Search that holds copies: (map, source mask (H, W), score) each."""
-    search = matching._Search(canvas, SETTINGS, math.inf)
+    search = SearchState(canvas, SETTINGS, math.inf)
     for affine, mask, score in copies:
-        source = matching._cut(mask, 0, 0)
-        target = matching.warp_region(source, affine, canvas.shape)
-        evidence = alignment.measure(canvas, alignment.from_mask(affine, mask))
+        source = region_of_mask(mask, 0, 0)
+        target = warp_region(source, affine, canvas.shape)
+        evidence = measure_pair(canvas, region_from_mask(affine, mask))
         search.copies.append(Copy("dense", affine, 1, evidence.local, score, source, target))
-        search.evidence.append(matching.features(evidence, 1, 1, 0.3, canvas.noise))
+        search.evidence.append(feature_vector(evidence, 1, 1, 0.3, canvas.noise))
     return search
 
 
@@ -722,13 +750,13 @@ def disc(canvas, x, y, radius) -> np.ndarray:
 def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one(inverse):
     first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
     picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
-    canvas = alignment.prepare(picture)
+    canvas = compute_features(picture)
     places = [(100, 120), (120, 300)]
     if inverse:  # the better one's outline lies in the copy's target
-        second, places = alignment.invert(second), places[::-1]
+        second, places = invert_affine(second), places[::-1]
     search = outlined(canvas, (first, disc(canvas, 100, 120, 27), 0.99), (second, disc(canvas, *places[0], 40), 0.98))
     before = dict(search.evidence[1])
-    matching._share_outlines(search)
+    share_outlines(search)
     for region, place in zip((search.copies[1].source, search.copies[1].target), places, strict=True):
         assert f1(region.full(canvas.shape), disc(canvas, *place, 27)) > 0.95
     assert search.evidence[1]["fine"] > before["fine"] + 0.1
@@ -746,21 +774,21 @@ def test_a_copy_is_not_cut_to_the_part_of_it_that_is_richest_in_structure():
     for affine in (first, second):
         picture = paste(picture, affine, (100, 120), 48)[0]
     picture = picture + rng.normal(0, 2, (400, 400, 1))
-    canvas = alignment.prepare(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+    canvas = compute_features(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     rich, whole = disc(canvas, 100, 120, 18), disc(canvas, 100, 120, 46)
     search = outlined(canvas, (first, rich, 0.99), (second, whole, 0.98))
     inside = outlined(canvas, (second, rich, 0.99)).evidence[0]
-    assert inside["fine"] > search.evidence[1]["fine"] + matching.MIN_BETTER
+    assert inside["fine"] > search.evidence[1]["fine"] + MIN_BETTER
     before = search.copies[1]
-    matching._share_outlines(search)
+    share_outlines(search)
     assert search.copies[1] is before
 
 
 def test_a_copy_is_not_cut_where_it_agrees_no_better():
     first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
     picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
-    canvas = alignment.prepare(picture)
+    canvas = compute_features(picture)
     search = outlined(canvas, (first, disc(canvas, 100, 120, 20), 0.99), (second, disc(canvas, 100, 120, 27), 0.98))
     before = search.copies[1]
-    matching._share_outlines(search)
+    share_outlines(search)
     assert search.copies[1] is before

@@ -12,7 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import model as m
-from config import ClusteringSettings, InputError, ModelSettings, to_dict, write_json
+from config import ClusteringSettings, ModelSettings
+from runtime.command_line import to_dict
+from runtime.errors import InputError
+from runtime.files import write_json
 
 TINY = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 

@@ -12,45 +12,61 @@ import torch
 from test_matching import SETTINGS, affine_map, astronaut, camera, f1, paste
 from test_synthesis import PLAIN, textured
 
-import alignment
-import matching
-import outline
-import synthesis
-import train_outline
-from config import InputError, OutlineSettings, SynthesizeSettings
+from benchmarks.train_mask_refiner import (
+    SIDE,
+    SPOTS,
+    OutlineNet,
+    Window,
+    _batch,
+    batch_loss,
+    main,
+    read_windows,
+    score,
+    teach,
+)
+from config import OutlineSettings, SynthesizeSettings
+from copymove.copies import Copy
+from copymove.detect import _refine_mask, detect_copies
+from copymove.dihedral import apply_dihedral
+from copymove.image_features import ImageFeatures, compute_features
+from copymove.mask_refiner import _predict_log_odds, crop_pair, load_network, network_input, refine_mask
+from copymove.regions import region_of_mask, warp_region
+from copymove.search import SearchState
+from runtime.errors import InputError
+from synthesis import main
 
 
-def draw(canvas: alignment.Canvas, affine: np.ndarray, region: np.ndarray) -> np.ndarray:
+def draw(canvas: ImageFeatures, affine: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Mask (H, W) bool of what is drawn."""
-    return matching._cut(*outline.draw(canvas, affine, region)).full(canvas.shape)
+    return region_of_mask(*refine_mask(canvas, affine, region)).full(canvas.shape)
 
 
-def window_of(seed: int, weight: float = 1.0) -> train_outline.Window:
+def window_of(seed: int, weight: float = 1.0) -> Window:
     """A window in which a square of both partners agrees and nothing else does."""
     rng = np.random.default_rng(seed)
-    grey = rng.normal(100, 20, (2, train_outline.SIDE, train_outline.SIDE))
-    true = np.zeros((train_outline.SIDE, train_outline.SIDE), bool)
+    grey = rng.normal(100, 20, (2, SIDE, SIDE))
+    true = np.zeros((SIDE, SIDE), bool)
     y, x = rng.integers(10, 50, 2)
     true[y : y + 36, x : x + 30] = True
     grey[1][true] = grey[0][true]
     region = np.roll(true, 4, axis=0)
     masks = np.stack([region, np.ones_like(true), np.ones_like(true), true])
-    return train_outline.Window(grey.astype(np.float16), np.packbits(masks), 2.0, weight, f1(region, true))
+    return Window(grey.astype(np.float16), np.packbits(masks), 2.0, weight, f1(region, true))
 
 
 def test_structures_do_not_depend_on_the_partners_brightness_and_contrast():
     grey = np.repeat(np.random.default_rng(0).normal(100, 20, (1, 40, 48)).astype(np.float32), 2, axis=0)
     masks = np.ones((3, 40, 48), bool)
-    seen = outline.structures(grey, masks, 2.0)
+    seen = network_input(grey, masks, 2.0)
     assert (seen.shape, seen.dtype) == ((10, 40, 48), np.float32)
     assert np.abs(seen[8:]).max() < 1e-3  # identical partners leave no difference
     grey[1] = 0.6 * grey[1] + 30
-    assert np.allclose(outline.structures(grey, masks, 2.0), seen, atol=2e-3)
+    assert np.allclose(network_input(grey, masks, 2.0), seen, atol=2e-3)
 
 
 def test_the_fine_structure_is_the_one_that_the_evidence_compares():
-    canvas = alignment.prepare(textured(64, 72))
-    seen = outline.structures(np.stack([canvas.grey, canvas.grey]), np.ones((3, 64, 72), bool), canvas.noise)
+    canvas = compute_features(textured(64, 72))
+    seen = network_input(np.stack([canvas.grey, canvas.grey]), np.ones((3, 64, 72), bool), canvas.noise)
     inside = np.s_[12:-12, 12:-12]  # borders are continued in other ways
     assert np.allclose(seen[0][inside], canvas.fine[0][inside], atol=0.02)
     assert np.allclose(seen[1][inside], canvas.grain[inside], atol=0.02)
@@ -59,10 +75,10 @@ def test_the_fine_structure_is_the_one_that_the_evidence_compares():
 def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_picture():
     affine = affine_map((60, 50), (180, 140), degrees=90)
     image, _ = paste(textured(220, 260), affine, (60, 50), 24)
-    canvas = alignment.prepare(image)
+    canvas = compute_features(image)
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (60, 50), 24, 1, -1) > 0
     other = ~region
-    grey, masks = outline.cut_pair(canvas, affine, (-12, 10, 100, 90), region, other)
+    grey, masks = crop_pair(canvas, affine, (-12, 10, 100, 90), region, other)
     assert (grey.shape, grey.dtype, masks.shape, masks.dtype) == ((2, 80, 112), np.float32, (4, 80, 112), bool)
     assert not masks[:, :, :12].any() and not grey[0][:, :12].any()
     assert (masks[0][:, 12:] == region[10:90, :100]).all()
@@ -73,12 +89,12 @@ def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_picture():
 
 
 def test_the_loss_is_cross_entropy_and_dice_over_the_valid_pixels():
-    seen, masks, true, valid, _ = train_outline._batch([window_of(0), window_of(1)])
+    seen, masks, true, valid, _ = _batch([window_of(0), window_of(1)])
     valid = valid.clone()
     valid[:, :, :20] = 0
     weights = torch.tensor([1.0, 0.25])
     torch.manual_seed(0)
-    network = train_outline.OutlineNet()
+    network = OutlineNet()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         odds = network(seen, masks)[:, 0].float().double().numpy()
     slow = 0.0
@@ -88,13 +104,13 @@ def test_the_loss_is_cross_entropy_and_dice_over_the_valid_pixels():
         entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
         dice = (2 * (p * t).sum() + 20) / (p.sum() + true[k].numpy().sum() + 20)
         slow += float(weights[k]) * (entropy + 1 - dice) / 2
-    assert math.isclose(train_outline.batch_loss(network, seen, masks, true, valid, weights).item(), slow, rel_tol=1e-4)
+    assert math.isclose(batch_loss(network, seen, masks, true, valid, weights).item(), slow, rel_tol=1e-4)
 
 
 def test_turns_and_mirrors_keep_masks_on_their_pixels():
-    plain = train_outline._batch([window_of(0)])
+    plain = _batch([window_of(0)])
     for seed in range(6):
-        seen, _, true, _, _ = train_outline._batch([window_of(0)], np.random.default_rng(seed))
+        seen, _, true, _, _ = _batch([window_of(0)], np.random.default_rng(seed))
         assert true.sum() == plain[2].sum()
         assert seen[0, 8][true[0] > 0].abs().mean() < 0.35 < 0.6 < seen[0, 8][true[0] == 0].abs().mean()
 
@@ -104,7 +120,7 @@ def test_teaching_learns_repeats_itself_and_keeps_whole_files(tmp_path, capsys):
     found = []
     for name in ("a", "b"):
         settings = OutlineSettings(data=(), out=tmp_path / name, epochs=6, batch_size=4)
-        train_outline.teach(windows[:20], windows[20:], settings)
+        teach(windows[:20], windows[20:], settings)
         found.append(settings.out.read_bytes())
     assert found[0] == found[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
@@ -116,17 +132,17 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
     for seed, name in enumerate(("a", "b", "c", "ca", "d")):  # two groups, of which one is held out
         cv2.imwrite(str(tmp_path / f"{name}.png"), textured(160, 180, seed=seed))
     made = tmp_path / "made"
-    synthesis.main(SynthesizeSettings(authentic=tmp_path, out=made, count=12, workers=1, synthesis=PLAIN))
+    main(SynthesizeSettings(authentic=tmp_path, out=made, count=12, workers=1, synthesis=PLAIN))
     monkeypatch.setattr(train_outline, "HELD_OUT", 2)
     settings = OutlineSettings(data=(made,), out=tmp_path / "net.onnx", epochs=1, workers=1)
-    taught, network_of = [], train_outline.OutlineNet
+    taught, network_of = [], OutlineNet
     monkeypatch.setattr(train_outline, "OutlineNet", lambda: taught.append(network_of()) or taught[-1])
-    train_outline.main(settings)
+    main(settings)
     assert "windows to learn from" in capsys.readouterr().out
     monkeypatch.setattr(outline, "WEIGHTS", settings.out)
-    outline.load_network.cache_clear()
+    load_network.cache_clear()
     try:
-        network = outline.load_network()
+        network = load_network()
         rng = np.random.default_rng(0)
         for size in ((64, 72), (104, 48)):  # other sizes than it was written with
             seen, masks = (rng.normal(size=(1, n, *size)).astype(np.float32) for n in (10, 3))
@@ -136,12 +152,12 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
                 told = taught[0](torch.from_numpy(seen), torch.from_numpy(masks)).numpy()
             assert np.allclose(network.forward(), told, atol=1e-4)
     finally:
-        outline.load_network.cache_clear()
+        load_network.cache_clear()
     with pytest.raises(InputError, match="--epochs is 0; it must be over 0"):
-        train_outline.main(dataclasses.replace(settings, epochs=0))
+        main(dataclasses.replace(settings, epochs=0))
     next((made / "forged").glob("*.json")).unlink()
     with pytest.raises(InputError, match="that synthesis"):
-        train_outline.main(settings)
+        main(settings)
 
 
 def forgery(folder, degrees=0.0, scale=1.0, side=40, shown=1.0):
@@ -167,15 +183,15 @@ def forgery(folder, degrees=0.0, scale=1.0, side=40, shown=1.0):
     return path
 
 
-def unpacked(window: train_outline.Window) -> np.ndarray:
+def unpacked(window: Window) -> np.ndarray:
     """Masks (4, SIDE, SIDE) bool: region, valid, told, true."""
-    return np.unpackbits(window.masks).reshape(4, train_outline.SIDE, train_outline.SIDE) > 0
+    return np.unpackbits(window.masks).reshape(4, SIDE, SIDE) > 0
 
 
 @pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.0), (30.0, 1.3), (70.0, 0.7)])
 def test_windows_show_true_copies_in_the_frame_of_the_coarser_partner(tmp_path, monkeypatch, degrees, scale):
     monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
-    base, (window,) = train_outline.read_windows(forgery(tmp_path, degrees, scale))
+    base, (window,) = read_windows(forgery(tmp_path, degrees, scale))
     region, valid, _, true = unpacked(window)
     assert base == "x"
     # 40 px wide in the source; the smaller of both is the template, unless the copy is enlarged.
@@ -188,16 +204,16 @@ def test_windows_show_true_copies_in_the_frame_of_the_coarser_partner(tmp_path, 
 
 def test_what_shows_of_the_copy_is_true_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
-    _, (window,) = train_outline.read_windows(forgery(tmp_path, shown=0.5))
+    _, (window,) = read_windows(forgery(tmp_path, shown=0.5))
     region, _, _, true = unpacked(window)
     assert true.sum() == pytest.approx(40 * 20, abs=45)
     assert region.sum() > 1.6 * true.sum()
-    assert train_outline.read_windows(forgery(tmp_path, shown=0.2))[1] == []  # that is another map's region
+    assert read_windows(forgery(tmp_path, shown=0.2))[1] == []  # that is another map's region
 
 
 def test_a_large_copy_gives_windows_that_count_as_one(tmp_path):
-    _, windows = train_outline.read_windows(forgery(tmp_path, side=140))
-    assert len(windows) == train_outline.SPOTS + 1
+    _, windows = read_windows(forgery(tmp_path, side=140))
+    assert len(windows) == SPOTS + 1
     assert [window.weight for window in windows] == [1 / len(windows)] * len(windows)
 
 
@@ -205,14 +221,14 @@ def test_some_pictures_are_degraded_before_they_are_looked_at(tmp_path, monkeypa
     path, found = forgery(tmp_path), []
     for share in (0.0, 1.0):
         monkeypatch.setattr(train_outline, "DEGRADED", share)
-        found.append(train_outline.read_windows(path)[1][0])
+        found.append(read_windows(path)[1][0])
     assert np.abs(found[0].grey[0].astype(float) - found[1].grey[0]).mean() > 0.2
 
 
 def test_partners_are_exchanged_now_and_then(monkeypatch):
     monkeypatch.setattr(outline, "structures", lambda grey, masks, noise: np.repeat(grey, 5, axis=0))
     window = window_of(0)
-    first = [train_outline._batch([window], np.random.default_rng(seed))[0][0, 0].sum().item() for seed in range(12)]
+    first = [_batch([window], np.random.default_rng(seed))[0][0, 0].sum().item() for seed in range(12)]
     sums = window.grey.astype(np.float32).sum(axis=(1, 2))
     assert {int(np.abs(sums - value).argmin()) for value in first} == {0, 1}
     assert all(np.abs(sums - value).min() < 1 for value in first)
@@ -220,7 +236,7 @@ def test_partners_are_exchanged_now_and_then(monkeypatch):
 
 def test_the_score_is_the_mean_f1_by_weight():
     windows = [window_of(0, 1.0), window_of(1, 0.25), window_of(2, 0.25)]
-    told = train_outline.score(lambda seen, masks: 2 * masks[:, :1] - 1, windows, 2)  # draws the region as it is
+    told = score(lambda seen, masks: 2 * masks[:, :1] - 1, windows, 2)  # draws the region as it is
     assert told == pytest.approx(np.average([w.f1 for w in windows], weights=[1, 0.25, 0.25]), abs=1e-6)
 
 
@@ -228,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_teaching_and_writes_nothing(tmp_path
     monkeypatch.setattr(train_outline, "batch_loss", lambda network, *_: network.out.bias.sum() * math.nan)
     settings = OutlineSettings(data=(), out=tmp_path / "a", epochs=1, batch_size=2)
     with pytest.raises(InputError, match="the loss is not finite in epoch 1; lower --learning-rate"):
-        train_outline.teach([window_of(0)] * 2, [window_of(1)], settings)
+        teach([window_of(0)] * 2, [window_of(1)], settings)
     assert not settings.out.exists()
 
 
@@ -236,7 +252,7 @@ def test_a_loss_that_is_not_finite_ends_the_teaching_and_writes_nothing(tmp_path
 def test_a_poor_outline_is_drawn_anew(picture):
     affine = affine_map((150, 140), (270, 250), degrees=25, scale=1.1)
     image, _ = paste(picture(), affine, (150, 140), 36)
-    canvas = alignment.prepare(image)
+    canvas = compute_features(image)
     true = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 140), 36, 1, -1) > 0
     poor = cv2.circle(np.zeros(canvas.shape, np.uint8), (148, 143), 29, 1, -1) > 0
     drawn = draw(canvas, affine, poor)
@@ -246,7 +262,7 @@ def test_a_poor_outline_is_drawn_anew(picture):
 def test_squares_of_a_large_region_fit_together(monkeypatch):
     affine = affine_map((150, 150), (370, 350))
     image, _ = paste(textured(520, 540), affine, (150, 150), 90)
-    canvas = alignment.prepare(image)
+    canvas = compute_features(image)
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 150), 86, 1, -1) > 0
     cut = draw(canvas, affine, region)
     monkeypatch.setattr(outline, "TILE", 4096)
@@ -255,7 +271,7 @@ def test_squares_of_a_large_region_fit_together(monkeypatch):
 
 @pytest.fixture(scope="module")
 def canvas():
-    return alignment.prepare(textured(300, 320))
+    return compute_features(textured(300, 320))
 
 
 AFFINE = affine_map((100, 100), (215, 195))
@@ -302,41 +318,41 @@ def test_holes_are_filled_and_a_remnant_is_no_outline(canvas, monkeypatch):
     let_say(monkeypatch, lambda region, x, y: np.where(region & ((x - 30) ** 2 + y**2 >= 16), 5, -5))
     assert draw(canvas, AFFINE, disc(40))[100, 130]
     let_say(monkeypatch, lambda region, x, y: np.where(x < 8, -5, 1))
-    assert outline.draw(canvas, AFFINE, disc(22)) is None
+    assert refine_mask(canvas, AFFINE, disc(22)) is None
     let_say(monkeypatch, lambda region, x, y: np.full(x.shape, -5))
-    assert outline.draw(canvas, AFFINE, disc(75)) is None  # its middle is left; the ground would be large enough
+    assert refine_mask(canvas, AFFINE, disc(75)) is None  # its middle is left; the ground would be large enough
 
 
 def test_squares_far_from_the_outline_are_not_computed(canvas, monkeypatch):
     monkeypatch.setattr(outline, "TILE", 32)
-    grey, masks = outline.cut_pair(canvas, AFFINE, (60, 60, 140, 140), disc(30))
+    grey, masks = crop_pair(canvas, AFFINE, (60, 60, 140, 140), disc(30))
     near = np.zeros((80, 80), bool)
     near[40, 3] = True
-    odds = outline._odds(grey, masks, canvas.noise, near)
+    odds = _predict_log_odds(grey, masks, canvas.noise, near)
     assert (odds[32:64, :32] != 0).all()
     assert np.count_nonzero(odds) == 32 * 32
 
 
 def test_an_outline_that_would_double_is_refused(canvas, monkeypatch):
     monkeypatch.setattr(outline, "_odds", lambda grey, masks, noise, near: np.full(near.shape, 5.0))
-    assert outline.draw(canvas, AFFINE, disc(20)) is None  # the band alone adds 3.8 times its area
+    assert refine_mask(canvas, AFFINE, disc(20)) is None  # the band alone adds 3.8 times its area
     assert draw(canvas, AFFINE, disc(60)).sum() > 1.5 * disc(60).sum()  # here less than once
 
 
 def test_nothing_is_drawn_where_nothing_agrees():
-    canvas = alignment.prepare(textured(200, 220))
+    canvas = compute_features(textured(200, 220))
     region = cv2.circle(np.zeros(canvas.shape, np.uint8), (60, 60), 25, 1, -1) > 0
-    drawn = outline.draw(canvas, affine_map((60, 60), (150, 130)), region)
+    drawn = refine_mask(canvas, affine_map((60, 60), (150, 130)), region)
     assert drawn is None or drawn[0].sum() < 0.7 * region.sum()
 
 
 def test_findings_come_with_drawn_outlines_and_copies_as_they_were_proven(monkeypatch):
     image, mask = paste(astronaut(), affine_map((120, 110), (260, 270), degrees=40), (120, 110), 30)
-    drawn = matching.find_instances(image, SETTINGS)
+    drawn = detect_copies(image, SETTINGS)
     assert f1(drawn.instances[0].mask, mask) > 0.95
     asked = []
     monkeypatch.setattr(outline, "draw", lambda canvas, affine, region: asked.append(region))
-    kept = matching.find_instances(image, SETTINGS)
+    kept = detect_copies(image, SETTINGS)
     assert asked
     # None was drawn: the outline stays as it was proven.
     assert (kept.instances[0].copies[0].source.mask == kept.copies[0].source.mask).all()
@@ -347,20 +363,20 @@ def test_findings_come_with_drawn_outlines_and_copies_as_they_were_proven(monkey
 @pytest.mark.parametrize("way", range(8))
 def test_drawn_outlines_lie_where_the_picture_was_turned_to(way):
     image, _ = paste(astronaut(), affine_map((120, 110), (260, 270), degrees=40), (120, 110), 30)
-    found = matching.find_instances(matching.turn(image, way), SETTINGS)
+    found = detect_copies(apply_dihedral(image, way), SETTINGS)
     shape = found.instances[0].mask.shape
     parts = [region.full(shape) for c in found.instances[0].copies for region in (c.source, c.target)]
     assert (np.any(parts, axis=0) == found.instances[0].mask).all()
 
 
-def search_in(canvas, seconds=60.0) -> matching._Search:
-    return matching._Search(canvas, SETTINGS, time.perf_counter() + seconds)
+def search_in(canvas, seconds=60.0) -> SearchState:
+    return SearchState(canvas, SETTINGS, time.perf_counter() + seconds)
 
 
 def test_what_is_identical_or_late_or_grows_over_its_own_copy_is_not_drawn_anew(canvas, monkeypatch):
-    source = matching._cut(disc(20), 0, 0)
-    target = matching.warp_region(source, AFFINE, canvas.shape)
-    copy = matching.Copy("dense", AFFINE, 1, 0.9, 0.9, source, target)
+    source = region_of_mask(disc(20), 0, 0)
+    target = warp_region(source, AFFINE, canvas.shape)
+    copy = Copy("dense", AFFINE, 1, 0.9, 0.9, source, target)
     whole = np.ones((300, 320), bool)
     answers = {"drawn": (disc(24), 0, 0), "none": None, "grown": (whole, 0, 0)}
     for answer, given, seconds, same in (
@@ -372,9 +388,9 @@ def test_what_is_identical_or_late_or_grows_over_its_own_copy_is_not_drawn_anew(
     ):
         monkeypatch.setattr(outline, "draw", lambda *_, answer=answer: answers[answer])
         search = search_in(canvas, seconds)
-        assert (matching._outlined(search, given) is given) == same
+        assert (_refine_mask(search, given) is given) == same
         assert search.complete == (seconds > 0)
     monkeypatch.setattr(outline, "draw", lambda *_: answers["drawn"])
-    drawn = matching._outlined(search_in(canvas), copy)
+    drawn = _refine_mask(search_in(canvas), copy)
     assert (drawn.source.full(canvas.shape) == disc(24)).all()
     assert f1(drawn.target.full(canvas.shape), np.roll(disc(24), (95, 115), (0, 1))) == 1

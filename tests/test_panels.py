@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import skimage.data
 
-import alignment
 from config import MatchingSettings
-from matching import find_instances
-from panels import find_gutters
+from copymove.detect import detect_copies
+from copymove.growth import _agreeing_component
+from copymove.image_features import compute_features
+from copymove.panels import find_gutters
+from copymove.warping import aligned_pair
 
 
 def figure(panels, columns, gap, colour) -> tuple[np.ndarray, np.ndarray]:
@@ -107,14 +109,14 @@ def test_lines_of_text_are_no_panels():
 
 def test_no_gutter_is_part_of_a_pair_and_closing_bridges_none():
     grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
-    canvas = alignment.prepare(np.repeat(grey[..., None], 3, axis=2))
+    canvas = compute_features(np.repeat(grey[..., None], 3, axis=2))
     affine, box = np.array([[1.0, 0, 40], [0, 1, 30]]), (0, 0, 100, 90)
-    _, _, valid = alignment.pair(canvas, affine, box)
+    _, _, valid = aligned_pair(canvas, affine, box)
     assert np.array_equal(valid, ~(gutters[:90, :100] | gutters[30:120, 40:140]))
     apart = np.ones((40, 40), bool)
     apart[:, 20:22] = False
     local = np.where(apart, 0.9, -1).astype(np.float32)
-    assert np.array_equal(alignment._agreeing(local, apart, (10, 20), 6, 0.6), np.indices((40, 40))[1] < 20)
+    assert np.array_equal(_agreeing_component(local, apart, (10, 20), 6, 0.6), np.indices((40, 40))[1] < 20)
 
 
 def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
@@ -124,9 +126,9 @@ def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
     picture = np.repeat(jpeg(grey, 80)[..., None], 3, axis=2)
     truth = np.zeros(grey.shape, bool)
     truth[5:79, 5:61] = truth[84:158, 5:61] = True
-    (instance,) = find_instances(picture, MatchingSettings()).instances
+    (instance,) = detect_copies(picture, MatchingSettings()).instances
     assert 2 * (instance.mask & truth).sum() > 0.85 * (instance.mask.sum() + truth.sum())
     assert (instance.mask & gutters).sum() < 0.02 * instance.mask.sum()
     # The gutters of equal rows agree as well: a region that may grow across them is the whole figure's.
     monkeypatch.setattr(alignment, "find_gutters", lambda grey: np.zeros(grey.shape, bool))
-    assert not find_instances(picture, MatchingSettings()).instances
+    assert not detect_copies(picture, MatchingSettings()).instances

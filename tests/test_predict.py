@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-import config
 import predict
-from config import InputError, PredictSettings
+from config import PredictSettings
+from copymove.copies import Copy, Instance
+from copymove.regions import Region
 from detector import Detection
-from matching import Copy, Instance, Region
 from metrics import decode_annotation, decode_mask
 from predict import Job
+from runtime.command_line import from_dict, to_dict
+from runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -336,23 +338,23 @@ def paper(tmp_path):
 
 
 def test_figures_of_a_pdf(paper):
-    import pdf
+    from images.pdf import find_figures, read_figure
 
     path, left, right, below = paper
-    figures = pdf.find_figures(path)
+    figures = find_figures(path)
     # From the upper left corner: the first picture's top is 500 - (300 + 90) = 110 points down.
     assert [(f.page, f.figure, f.box) for f in figures] == [
         (1, 1, (50.0, 110.0, 170.0, 200.0)),
         (2, 1, (40.0, 100.0, 200.0, 200.0)),
         (2, 2, (40.0, 300.0, 120.0, 400.0)),
     ]
-    assert (pdf.read_figure(path, 2, 2) == below).all()
-    both = pdf.read_figure(path, 2, 1).astype(int)
+    assert (read_figure(path, 2, 2) == below).all()
+    both = read_figure(path, 2, 1).astype(int)
     assert both.shape == (100, 160, 3) and np.abs(both - np.hstack([left, right])).mean() < 3
     with pytest.raises(InputError, match="no figure 3 on page 2"):
-        pdf.read_figure(path, 2, 3)
+        read_figure(path, 2, 3)
     with pytest.raises(InputError, match="--max-megapixels"):
-        pdf.read_figure(path, 1, 1, max_megapixels=0.001)
+        read_figure(path, 1, 1, max_megapixels=0.001)
 
 
 def test_pdf_lines_name_page_figure_and_box_and_resume(tmp_path, paper):
@@ -456,5 +458,5 @@ def test_settings_that_contradict_each_other(tmp_path, copied, options):
 
 def test_settings_survive_a_round_trip():
     settings = PredictSettings(paths=(Path("a"), Path("b")), out=Path("o"), workers=3)
-    back = config.from_dict(PredictSettings, config.to_dict(settings))
+    back = from_dict(PredictSettings, to_dict(settings))
     assert [str(path) for path in back.paths] == ["a", "b"] and back.workers == 3

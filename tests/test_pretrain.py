@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional as F
 
 import pretrain
-from config import DataSettings, InputError, PretrainSettings
+from config import DataSettings, PretrainSettings
 from model import load_backbone, random_backbone, to_pixels
+from runtime.errors import InputError
 
 
 def smooth_picture(height=300, width=400):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import predict
-import synthesis
 from config import MatchingSettings, PredictSettings, SynthesisSettings
-from dataset import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks
-from matching import find_instances
+from copymove.detect import detect_copies
+from forgery.forge import forge
+from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks
 from metrics import decode_mask, encode_mask, object_f1
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -137,7 +137,7 @@ def test_object_f1_ignores_order_and_stays_within_0_and_1(predicted, true, first
 @given(SEEDS)
 def test_masks_hold_every_changed_pixel_and_the_sources(seed):
     image = grain((110, 140), 3)
-    forgery = synthesis.forge(image, UNDISTURBED, np.random.default_rng(seed))
+    forgery = forge(image, UNDISTURBED, np.random.default_rng(seed))
     changed = (forgery.image != image).any(axis=2)
     assert not (changed & ~forgery.masks.any(axis=0)).any()
     assert forgery.masks.sum(axis=0).max(initial=0) <= 1
@@ -171,7 +171,7 @@ def test_a_turned_or_mirrored_picture_gives_the_turned_or_mirrored_masks(seed, t
     image[128 - h :, 150 - w :] = image[4 : 4 + h, 6 : 6 + w]
 
     def masks(picture):
-        return np.array([i.mask for i in find_instances(picture, EXACT).instances]).reshape(-1, *picture.shape[:2])
+        return np.array([i.mask for i in detect_copies(picture, EXACT).instances]).reshape(-1, *picture.shape[:2])
 
     expected = np.array([turned(mask, turn) for mask in masks(image)])
     assert len(expected) == 1 and object_f1(masks(turned(image, turn)), expected) >= 0.9

@@ -12,11 +12,10 @@ import tifffile
 from PIL import Image
 from test_dataset import block, data_settings, noise, save, save_npy
 
-import dataset
-import reading
-from config import InputError
-from dataset import Picture, read_pair
-from reading import read_image, read_masks
+from images.folders import ImageFile, check_image_file, read_pair
+from images.masks import read_masks
+from images.read import BLOCK, _to_8_bit, read_image
+from runtime.errors import InputError
 
 # Reading pictures -----------------------------------------------------------------------------------------------
 
@@ -98,8 +97,8 @@ def test_exif_orientation(tmp_path, suffix, orientation):
     assert np.abs(shown[corner[red]] - (255, 0, 0)).max() < 30
     assert np.abs(shown[corner[blue]] - (0, 0, 255)).max() < 30
     mask = block(*shown.shape[:2], 0, 0, 8)  # the mask is of the picture as shown
-    picture = Picture("x", path, save_npy(tmp_path / "m.npy", mask), "x", True)
-    dataset.check_picture(picture, data_settings(tmp_path))
+    picture = ImageFile("x", path, save_npy(tmp_path / "m.npy", mask), "x", True)
+    check_image_file(picture, data_settings(tmp_path))
     assert read_pair(picture, data_settings(tmp_path))[1].shape == (1, *shown.shape[:2])
 
 
@@ -123,7 +122,7 @@ def test_cut_off_jpeg_with_a_thumbnail_and_complete_ones_with_something_behind(t
     thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data  # an application segment holding a JPEG
     path.write_bytes(data[:2] + thumbnail + data[2:-200])
     with pytest.raises(InputError, match=r"x\.jpg: the JPEG is cut off"):
-        dataset.check_picture(Picture("x", path, None, "x", False), data_settings(tmp_path))
+        check_image_file(ImageFile("x", path, None, "x", False), data_settings(tmp_path))
     path.write_bytes(data[:2] + thumbnail + data[2:] + b"\0" * 50)
     assert read_image(path).shape == (90, 70, 3)
     png = save(tmp_path / "x.png", noise(9, 7))
@@ -240,10 +239,10 @@ def test_conversion_takes_little_memory_beside_the_picture(dtype, channels):
 
     pixels = np.random.default_rng(0).integers(0, 60_000, (1500, 2000, channels)).astype(dtype)
     tracemalloc.start()
-    result = reading._to_8_bit(pixels)
+    result = _to_8_bit(pixels)
     peak = tracemalloc.get_traced_memory()[1] - result.nbytes
     tracemalloc.stop()
-    assert peak < 40 * reading.BLOCK, peak  # bytes; the whole picture as float64 would be 72 or 96 MB
+    assert peak < 40 * BLOCK, peak  # bytes; the whole picture as float64 would be 72 or 96 MB
     expected = pixels[::500, ::500] / (65535 if dtype == np.uint16 else 1)
     if dtype == np.float32:
         expected = (expected - pixels.min()) / (pixels.max() - pixels.min())

@@ -10,10 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
-import report
+from copymove.copies import Copy, Instance
+from copymove.regions import Region
 from detector import Detection
-from matching import Copy, Instance, Region
 from metrics import score_picture
+from report.crops import BLANK, CROP_SIDE, align_pair
+from report.entries import PROOFS, _letter, illustrate, read_entry, unique_name
+from report.page import _files, write_page
+from report.plots import operating_points
+from report.shapes import OUTLINE_POINTS, distinct_regions, svg_path
+from report.training_page import CURVES, _panels, plot_training, write_run_page
+from report.words import describe_copy
 
 
 def make_copy(affine, source=None, target=None, correlation=0.99) -> Copy:
@@ -46,25 +53,25 @@ def turned(degrees: float, scale: float = 1.0, mirrored: bool = False, to=(0.0, 
     ],
 )  # fmt: skip
 def test_sentence(affine, words):
-    assert report.describe(make_copy(affine)) == f"This region appears again {words}; correlation 0.99 over 80 px."
+    assert describe_copy(make_copy(affine)) == f"This region appears again {words}; correlation 0.99 over 80 px."
 
 
 def test_outline_goes_around_the_mask():
     mask = np.zeros((20, 30), bool)
     mask[5:10, 8:20] = True
-    path = report.outline(mask, x=100, y=50)
+    path = svg_path(mask, x=100, y=50)
     points = {tuple(map(float, p.split())) for p in re.split("[MLZ]", path) if p}
     # Through the middles of the corner pixels: columns 8 and 19, rows 5 and 9, moved by (100, 50).
     assert points == {(108.5, 55.5), (119.5, 55.5), (119.5, 59.5), (108.5, 59.5)}
-    assert report.outline(np.zeros((4, 4), bool)) == ""
+    assert svg_path(np.zeros((4, 4), bool)) == ""
 
 
 def test_outline_keeps_holes_and_stays_short():
     mask = np.ones((60, 60), bool)
     mask[20:40, 20:40] = False
-    assert report.outline(mask).count("Z") == 2
+    assert svg_path(mask).count("Z") == 2
     noise = np.random.default_rng(0).random((500, 500)) > 0.5
-    assert report.outline(noise).count("L") <= 1.2 * report.OUTLINE_POINTS
+    assert svg_path(noise).count("L") <= 1.2 * OUTLINE_POINTS
 
 
 def test_a_pasted_copy_is_aligned_to_the_bit():
@@ -72,7 +79,7 @@ def test_a_pasted_copy_is_aligned_to_the_bit():
     image[70:90, 100:130] = image[20:40, 30:60]
     square = np.ones((20, 30), bool)
     copy = make_copy([[1, 0, 70], [0, 1, 50]], Region(30, 20, square), Region(100, 70, square))
-    pair = report.align(image, copy)
+    pair = align_pair(image, copy)
     assert pair.identical == 1.0 and pair.scale == 1.0 and pair.gain == pytest.approx(1) and pair.offset == 0
     assert pair.compared.sum() == 600 and (pair.difference[pair.compared] == 0).all()
     assert (pair.source[pair.compared] == pair.copy[pair.compared]).all()
@@ -86,7 +93,7 @@ def test_quarter_turn_mirrored_and_recoloured_copy_is_brought_back():
     image[100:150, 90:130] = np.clip(np.rot90(patch[:, ::-1]) * 1.2 + 10, 0, 255)
     # Source pixel (30 + i, 20 + j) -> mirrored column 49 - i -> a quarter turn: x = 90 + j, y = 100 + i.
     affine = [[0, 1, 70], [1, 0, 70]]
-    pair = report.align(
+    pair = align_pair(
         image, make_copy(affine, Region(30, 20, np.ones((40, 50), bool)), Region(90, 100, np.ones((50, 40), bool)))
     )
     assert pair.compared.sum() == 2000
@@ -103,8 +110,8 @@ def test_large_cut_outs_are_shrunk_and_stay_aligned():
     square = np.ones((800, 900), bool)
     # Turned by 180 degrees: (100 + i, 100 + j) -> (2100 - i, 899 - j).
     copy = make_copy([[-1, 0, 2200], [0, -1, 999]], Region(100, 100, square), Region(1201, 100, square))
-    pair = report.align(image, copy)
-    assert max(pair.source.shape) == report.CROP_SIDE and pair.source.shape == pair.copy.shape
+    pair = align_pair(image, copy)
+    assert max(pair.source.shape) == CROP_SIDE and pair.source.shape == pair.copy.shape
     inside = cv2.erode(pair.compared.astype(np.uint8), np.ones((5, 5))) > 0
     assert np.median(pair.difference[inside]) <= 1
 
@@ -112,12 +119,12 @@ def test_large_cut_outs_are_shrunk_and_stay_aligned():
 def test_a_copy_reaching_beyond_the_picture_is_no_error():
     image = np.random.default_rng(3).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     source, target = Region(0, 0, np.ones((20, 20), bool)), Region(45, 40, np.ones((10, 15), bool))
-    pair = report.align(image, make_copy([[1, 0, 45], [0, 1, 40]], source, target))
+    pair = align_pair(image, make_copy([[1, 0, 45], [0, 1, 40]], source, target))
     assert pair.compared.sum() == 150
     # The cut-out starts at (0, 0); the copy's place ends at (60 - 45, 50 - 40) in it.
     assert pair.within[:10, :15].all() and pair.within.sum() == 150
-    assert (pair.copy[-1, -1] == report.BLANK).all()
-    far = report.align(image, make_copy([[1, 0, 5000], [0, 1, 5000]], source, target))
+    assert (pair.copy[-1, -1] == BLANK).all()
+    far = align_pair(image, make_copy([[1, 0, 5000], [0, 1, 5000]], source, target))
     assert not far.compared.any() and far.identical == 0.0
 
 
@@ -127,7 +134,7 @@ def test_copies_of_one_content_share_their_source():
     instance = Instance(np.zeros((20, 100), bool), 0.9, tuple(
         Copy("exact", np.eye(2, 3), 1, 1.0, 1.0, s, t) for s, t in ((a, b), (nearly, c), (b, c))
     ))  # fmt: skip
-    regions, pairs = report._regions(instance)
+    regions, pairs = distinct_regions(instance)
     assert len(regions) == 3 and pairs == [(0, 1), (0, 2), (1, 2)]
 
 
@@ -142,17 +149,17 @@ def test_what_joins_a_further_region_is_proven_first_and_the_rest_listed(tmp_pat
     )
     mask = np.any([place.full((40, 400)) for place in places], axis=0)
     detection = Detection((40, 400), 1.0, (Instance(mask, 1.0, copies),), 0.1)
-    (instance,) = report.illustrate(tmp_path, "n", "a.png", image, detection)["instances"]
+    (instance,) = illustrate(tmp_path, "n", "a.png", image, detection)["instances"]
     # Regions are numbered as they come: places 1, 2, 0, 3, 4, ... The hub, place 0, is number 2.
     assert instance["lines"] == [[2, 0], [2, 1], *([2, i] for i in range(3, 12))]
     shown = [[copy["from"], copy["to"]] for copy in instance["copies"]]
-    assert shown == instance["lines"][: report.PROOFS]
-    assert [[copy["from"], copy["to"]] for copy in instance["others"]] == [*instance["lines"][report.PROOFS :], [0, 1]]
-    assert len(list((tmp_path / "pictures/n").glob("*-source.webp"))) == report.PROOFS
+    assert shown == instance["lines"][:PROOFS]
+    assert [[copy["from"], copy["to"]] for copy in instance["others"]] == [*instance["lines"][PROOFS:], [0, 1]]
+    assert len(list((tmp_path / "pictures/n").glob("*-source.webp"))) == PROOFS
 
 
 def test_letters():
-    assert [report._letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
+    assert [_letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
 # Entries and truth ------------------------------------------------------------------------------------------------
@@ -174,14 +181,14 @@ def picture():
 
 def test_entry_holds_the_proof(tmp_path, picture):
     image, detection = picture
-    entry = report.illustrate(tmp_path, "n", "/x/a.png", image, detection)
-    assert entry == report.read_entry(tmp_path, "n")
+    entry = illustrate(tmp_path, "n", "/x/a.png", image, detection)
+    assert entry == read_entry(tmp_path, "n")
     (instance,), (copy,) = entry["instances"], entry["instances"][0]["copies"]
     assert [region["label"] for region in instance["regions"]] == ["1a", "1b"]
     assert instance["regions"][1]["box"] == [60, 50, 12, 12] and instance["area"] == 288
     assert copy["identical"] == 1.0 and copy["displacement"] == [50, 40] and (copy["from"], copy["to"]) == (0, 1)
     folder = tmp_path / "pictures/n"
-    assert all((folder / file).stat().st_size for file in report._files(entry))
+    assert all((folder / file).stat().st_size for file in _files(entry))
     source = cv2.imread(str(folder / copy["source"]))[..., ::-1]
     assert (source == image[4:28, 4:28]).all()  # 6 px around, kept to the bit
     grid = cv2.imread(str(folder / "grid.png"), cv2.IMREAD_UNCHANGED)  # BGRA; instance 1 has the first colour, #E69F00
@@ -196,17 +203,17 @@ def test_truth_names_missed_and_false_instances(tmp_path, picture):
     elsewhere[70:78, 2:10] = True
     truth = np.stack([elsewhere, found])
     record = score_picture("a", detection.masks, truth, 0.9, 1.5)
-    entry = report.illustrate(tmp_path, "n", "a.png", image, detection, truth=truth, record=record)
+    entry = illustrate(tmp_path, "n", "a.png", image, detection, truth=truth, record=record)
     assert entry["truth"]["object_f1"] == 0.5  # one of two found
     assert [t["f1"] for t in entry["truth"]["instances"]] == [0.0, 1.0]
     assert [t["side"] for t in entry["truth"]["instances"]] == [8.0, 12.0]
     assert entry["instances"][0]["f1"] == 1.0
-    authentic = report.illustrate(tmp_path, "n", "a.png", image, detection, truth=truth[:0])
+    authentic = illustrate(tmp_path, "n", "a.png", image, detection, truth=truth[:0])
     assert authentic["truth"] == {"object_f1": 0.0, "instances": []} and authentic["instances"][0]["f1"] == 0.0
 
 
 def test_operating_points_by_hand():
-    x, y = report.operating_points(np.array([0, 0, 0.6, 0]), np.array([0.9, 0.6, 0.3, 0]))
+    x, y = operating_points(np.array([0, 0, 0.6, 0]), np.array([0.9, 0.6, 0.3, 0]))
     assert x.tolist() == [0, 0, 0.25, 0.25] and y.tolist() == [0, 0.25, 0.5, 0.75]
 
 
@@ -223,8 +230,8 @@ def read_data(page):
 
 def test_page_escapes_names_and_embeds_images(tmp_path, picture):
     image, detection = picture
-    report.illustrate(tmp_path, "n", HOSTILE, image, detection)
-    page = report.write_page(tmp_path, lambda: [report.read_entry(tmp_path, "n")], title=HOSTILE, run="r")
+    illustrate(tmp_path, "n", HOSTILE, image, detection)
+    page = write_page(tmp_path, lambda: [read_entry(tmp_path, "n")], title=HOSTILE, run="r")
     text, (entry,) = read_data(page)
     assert entry["path"] == HOSTILE
     assert "<img src=x" not in text and "alert(2)</script>" not in text
@@ -236,15 +243,15 @@ def test_page_escapes_names_and_embeds_images(tmp_path, picture):
 
 def test_large_page_leaves_images_beside_it(tmp_path, picture):
     image, detection = picture
-    report.illustrate(tmp_path, "n", "a.png", image, detection)
-    page = report.write_page(tmp_path, lambda: [report.read_entry(tmp_path, "n")], title="t", run="r", embed_bytes=1000)
+    illustrate(tmp_path, "n", "a.png", image, detection)
+    page = write_page(tmp_path, lambda: [read_entry(tmp_path, "n")], title="t", run="r", embed_bytes=1000)
     text, (entry,) = read_data(page)
     assert entry["thumb"] == "pictures/n/thumb.webp" and (tmp_path / entry["thumb"]).exists()
     assert "data:image" not in text and "pass both on together" in text
 
 
 def test_only_the_page_s_own_script_may_run(tmp_path):
-    page = report.write_page(tmp_path, list, title="t", run="r")
+    page = write_page(tmp_path, list, title="t", run="r")
     text = page.read_text()
     import hashlib
 
@@ -256,12 +263,12 @@ def test_only_the_page_s_own_script_may_run(tmp_path):
 
 def test_memory_stays_flat_over_many_pictures(tmp_path, picture):
     image, detection = picture
-    report.illustrate(tmp_path, "n", "a.png", image, detection)
-    entry = report.read_entry(tmp_path, "n")
+    illustrate(tmp_path, "n", "a.png", image, detection)
+    entry = read_entry(tmp_path, "n")
 
     def peak(count):
         tracemalloc.start()
-        report.write_page(
+        write_page(
             tmp_path, lambda: (json.loads(json.dumps(entry)) for _ in range(count)), title="t", run="r", embed_bytes=0
         )
         peak = tracemalloc.get_traced_memory()[1]
@@ -273,12 +280,12 @@ def test_memory_stays_flat_over_many_pictures(tmp_path, picture):
 
 
 def test_names_are_safe_unique_and_stable():
-    name = report.unique_name("/x/<img src=x> ü\n.png", 3, 2)
+    name = unique_name("/x/<img src=x> ü\n.png", 3, 2)
     assert re.fullmatch(r"[A-Za-z0-9._-]+-p3-f2-[0-9a-f]{12}", name)
-    assert report.unique_name("/x/a.png") != report.unique_name("/y/a.png")
-    assert report.unique_name("/x/a.png") == report.unique_name("/x/a.png")
-    assert len(report.unique_name("/" + "a" * 300 + ".png", 12, 3)) <= 80
-    assert re.fullmatch(r"[a-z0-9-]+", report.unique_name("/x/\udcff.png"))
+    assert unique_name("/x/a.png") != unique_name("/y/a.png")
+    assert unique_name("/x/a.png") == unique_name("/x/a.png")
+    assert len(unique_name("/" + "a" * 300 + ".png", 12, 3)) <= 80
+    assert re.fullmatch(r"[a-z0-9-]+", unique_name("/x/\udcff.png"))
 
 
 # Curves -----------------------------------------------------------------------------------------------------------
@@ -286,11 +293,11 @@ def test_names_are_safe_unique_and_stable():
 
 def test_curves_and_run_page(tmp_path):
     log = [{"epoch": e, "loss": 2 / (e + 1), "of1": None if e % 2 else e / 10, "learning_rate": 1e-3} for e in range(6)]
-    png = report.plot_training(log, tmp_path / "curves.png", x="epoch")
+    png = plot_training(log, tmp_path / "curves.png", x="epoch")
     assert cv2.imread(str(png)).shape[2] == 3
-    panels = report._panels(log, "epoch", report.CURVES)
+    panels = _panels(log, "epoch", CURVES)
     assert panels["validation oF1"] == {"of1": [(0, 0.0), (2, 0.2), (4, 0.4)]}
-    page = report.write_run_page(
+    page = write_run_page(
         tmp_path / "index.html",
         title="Run <a>",
         figures=[("Curves", png)],
@@ -299,4 +306,4 @@ def test_curves_and_run_page(tmp_path):
     text = page.read_text()
     assert "Run &lt;a&gt;" in text and base64.b64encode(png.read_bytes()).decode() in text and "<td>0.5</td>" in text
     with pytest.raises(ValueError, match="no row of the log"):
-        report.plot_training([{"epoch": 1}], tmp_path / "nothing.png")
+        plot_training([{"epoch": 1}], tmp_path / "nothing.png")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-import study
 import train
 import tuning
-from config import ClusteringSettings, InputError, ModelSettings, StudySettings
+from benchmarks.ablation import Variant, kept_features, study, table, training
+from config import ClusteringSettings, ModelSettings, StudySettings
 from metrics import Record, record_to_dict
 from model import ForgeryModel
+from runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,9 @@ def settings(pictures, backbone, tmp_path, monkeypatch):
         study,
         "VARIANTS",
         {
-            "narrow": study.Variant("plain", small),
-            "balance": study.Variant("balanced", small, {"balance": True}, {"label_coverage": 0.25}),
-            "end-to-end": study.Variant("trained through", small, end_to_end=True),
+            "narrow": Variant("plain", small),
+            "balance": Variant("balanced", small, {"balance": True}, {"label_coverage": 0.25}),
+            "end-to-end": Variant("trained through", small, end_to_end=True),
         },
     )
     return StudySettings(
@@ -61,7 +62,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
     trained = []
     whole = train.main
     monkeypatch.setattr(train, "main", lambda s: trained.append((s.out.name, s.resume)) or whole(s))
-    assert study.study(settings) is None
+    assert study(settings) is None
     shown = capsys.readouterr().out
     assert trained == [("narrow-3", False), ("balance-3", False)]
     records = {name: (settings.out / "runs" / f"{name}-3" / "records.jsonl").read_text() for name in settings.variants}
@@ -73,13 +74,13 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
     # The same command does nothing again, and shows the same table.
     dates = [path.stat().st_mtime_ns for path in features]
-    assert study.study(settings) is None
+    assert study(settings) is None
     assert len(trained) == 2 and [path.stat().st_mtime_ns for path in features] == dates
     assert capsys.readouterr().out.splitlines()[-4:] == shown.splitlines()[-4:]
 
     # A run whose scoring is missing is scored again, from the training that is there, to the same records.
     (settings.out / "runs" / "balance-3" / "records.jsonl").unlink()
-    study.study(settings)
+    study(settings)
     assert trained[2:] == [("balance-3", True)]
     again = [json.loads(line) for line in (settings.out / "runs/balance-3/records.jsonl").read_text().splitlines()]
     before = [json.loads(line) for line in records["balance"].splitlines()]
@@ -91,11 +92,11 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
     assert json.loads((settings.out / "runs/narrow-3/tuned.json").read_text())["max_false_alarms"] == 0.05
 
     with pytest.raises(InputError, match="forged was 6, is 7"):
-        study.study(replace(settings, forged=7))
+        study(replace(settings, forged=7))
 
 
 def test_end_to_end_trains_the_backbone(settings):
-    made = study.training(settings, "end-to-end", 0, settings.out)
+    made = training(settings, "end-to-end", 0, settings.out)
     assert made.model.unfreeze_blocks == 3 and not made.keep_features and made.accumulation == 1
 
 
@@ -114,7 +115,7 @@ def test_table_is_made_of_the_records(settings):
         path = settings.out / "runs" / name / "records.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(record_to_dict(r)) + "\n" for r in records))
-    head, _, *lines = study.table(settings.out, ("narrow", "balance", "end-to-end")).splitlines()
+    head, _, *lines = table(settings.out, ("narrow", "balance", "end-to-end")).splitlines()
     assert head == "| variant | seeds | oF1, forged | authentic with a false alarm | forged with a hit |"
     assert lines == [
         "| plain | 2 | 0.400 [0.300, 0.500] | 0.250 [0.000, 0.500] | 0.750 [0.500, 1.000] |",
@@ -130,7 +131,7 @@ def test_kept_features_are_the_models_own(backbone, tmp_path, preset):
     valid = torch.ones(2, 8, 8, dtype=torch.bool)
     valid[1, 6:] = False
     own, unkept = model.features(pixels, valid), ForgeryModel.features
-    with study.kept_features(tmp_path):
+    with kept_features(tmp_path):
         for _ in range(2):  # computed, then read
             for value, kept in zip(own, model.features(pixels, valid), strict=True):
                 assert torch.allclose(value.float(), kept.float(), atol=1e-5)
@@ -158,5 +159,5 @@ def test_tuning_under_a_bound_prefers_findings_within_it():
 @pytest.mark.parametrize("change", [{"variants": ()}, {"seeds": ()}, {"held_out": 2}])
 def test_what_cannot_be_run_is_refused(settings, change):
     with pytest.raises(InputError, match="must"):
-        study.study(replace(settings, **change))
+        study(replace(settings, **change))
     assert not settings.out.exists()

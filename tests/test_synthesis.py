@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-import faults
-import synthesis
-from config import InputError, SynthesisSettings, SynthesizeSettings
-from dataset import find_pictures
+from benchmarks.robustness import Script, family, lives, wait_until, workers_of
+from config import SynthesisSettings, SynthesizeSettings
+from forgery.contents import Composition
+from forgery.forge import _finish, forge
+from forgery.paste import PAD, _blend
+from images.folders import find_images
+from runtime.errors import InputError
+from synthesis import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = SynthesisSettings(
@@ -54,7 +58,7 @@ def discs(count=30, seed=0, size=320):
 
 
 def forge(image, settings, seed, **more):
-    return synthesis.forge(image, settings, np.random.default_rng(seed), **more)
+    return forge(image, settings, np.random.default_rng(seed), **more)
 
 
 def only(forgery):
@@ -187,9 +191,9 @@ def test_poisson_blending_puts_the_content_exactly_in_its_place():
         mask = np.zeros(shape, bool)
         mask[1:-1, 1:-1] = True
         mask[0, 20] = mask[20, 0] = mask[-1, 20] = mask[20, -1] = True
-        pad = synthesis.PAD
+        pad = PAD
         content = image[60 - pad : 60 + shape[0] + pad, 70 - pad : 70 + shape[1] + pad]
-        blended = synthesis._blend(image, content, mask, 70, 60, "poisson")
+        blended = _blend(image, content, mask, 70, 60, "poisson")
         difference = np.abs(blended[mask].astype(int) - image[60 : 60 + shape[0], 70 : 70 + shape[1]][mask])
         assert difference.mean() < 1
 
@@ -218,7 +222,7 @@ def test_masks_hold_what_is_visible_and_never_overlap():
 
 
 def test_a_later_paste_takes_its_pixels_from_earlier_ones():
-    picture = synthesis._Picture(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.int16), [(0, 0, 20, 20)], 4, 99)
+    picture = Composition(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.int16), [(0, 0, 20, 20)], 4, 99)
     picture.claim(2, 3, np.ones((4, 5), bool))
     picture.claim(5, 3, np.ones((4, 5), bool))  # covers two of five columns
     assert picture.sizes == [0, 20, 20] and picture.visible == [0, 12, 20]
@@ -228,7 +232,7 @@ def test_a_later_paste_takes_its_pixels_from_earlier_ones():
 
 def test_every_source_and_copy_stays_visible(monkeypatch):
     pictures = []
-    finish = synthesis._finish
+    finish = _finish
     monkeypatch.setattr(synthesis, "_finish", lambda picture, *rest: pictures.append(picture) or finish(picture, *rest))
     image = textured(120, 120)
     for seed in range(60):
@@ -241,8 +245,8 @@ def test_every_source_and_copy_stays_visible(monkeypatch):
 
 def test_feathered_copies_fade_towards_their_outline():
     image = np.full((60, 60, 3), 50, np.uint8)
-    content = np.full((30 + 2 * synthesis.PAD, 40 + 2 * synthesis.PAD, 3), 250, np.uint8)
-    blended = synthesis._blend(image, content, np.ones((30, 40), bool), 10, 15, "feathered")[15, :, 0]
+    content = np.full((30 + 2 * PAD, 40 + 2 * PAD, 3), 250, np.uint8)
+    blended = _blend(image, content, np.ones((30, 40), bool), 10, 15, "feathered")[15, :, 0]
     # Weight: depth in pixels (1 for the outermost) over 1 + 30 / 12 = 3.5.
     assert blended[:5].tolist() == [round(50 + 200 * min(1, depth / 3.5)) for depth in (1, 2, 3, 4, 5)]
     assert blended.tolist() == blended[::-1].tolist()
@@ -475,7 +479,7 @@ def folder(tmp_path):
 
 
 def run(folder, out, **more):
-    synthesis.main(SynthesizeSettings(**({"authentic": folder, "out": out, "count": 6, "workers": 1} | more)))
+    main(SynthesizeSettings(**({"authentic": folder, "out": out, "count": 6, "workers": 1} | more)))
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -489,7 +493,7 @@ def test_files_are_the_same_for_any_number_of_workers(folder, tmp_path):
 def test_the_folder_is_a_data_set_with_bases(folder, tmp_path):
     files = run(folder, tmp_path / "out", group_size=2, authentic_count=4)
     assert len(files) == 6 * 3 + 4 * 2 + 1
-    pictures = find_pictures(tmp_path / "out")
+    pictures = find_images(tmp_path / "out")
     assert sum(picture.forged for picture in pictures) == 6 and len(pictures) == 10
     # Groups of two within a folder: 0 and 1 together, 2 alone.
     members = {"a__0": {"a/0.png", "a/1.png"}, "a__2": {"a/2.png"}, "b__0": {"b/0.png", "b/1.png"}, "b__2": {"b/2.png"}}
@@ -527,7 +531,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_with_the_same_files(folder, 
     whole, out = run(folder, tmp_path / "whole", count=150), tmp_path / "out"
 
     def start(*more):
-        return faults.Script(
+        return Script(
             "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--workers", 2, *more
         )  # fmt: skip
 
@@ -535,18 +539,18 @@ def test_a_killed_run_leaves_no_process_and_goes_on_with_the_same_files(folder, 
         return len(list(out.glob("*/*.png")))
 
     process = start()
-    assert faults.wait_until(lambda: made() > 5, process)
-    others = faults.family(process.pid)
+    assert wait_until(lambda: made() > 5, process)
+    others = family(process.pid)
     process.kill()  # the main process alone
     process.finish()
     end = time.monotonic() + 10
-    while any(map(faults.lives, others)):
+    while any(map(lives, others)):
         assert time.monotonic() < end, "its workers live on"
         time.sleep(0.05)
     assert 5 < (before := made()) < 300
     process = start("--resume")
-    assert faults.wait_until(lambda: made() > before + 5, process)
-    os.kill(faults.workers_of(process.pid)[0], signal.SIGKILL)
+    assert wait_until(lambda: made() > before + 5, process)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     status, said = process.finish()
     assert status == 2 and "Traceback" not in said
     assert "was killed, probably because memory ran out" in said.splitlines()[-1] and "--resume" in said

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-import config
-import distributed
 import train
-from config import DataSettings, InputError, LoaderSettings
+from config import DataSettings, LoaderSettings
+from distributed import Ranks
+from runtime.command_line import to_dict
+from runtime.errors import InputError
 
 ROOT = Path(train.__file__).parent
 TIMES = {"seconds"}
@@ -241,7 +242,7 @@ def test_refusals(settings, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate was 0\.001, is 0\.01"):
         train.main(replace(settings, epochs=1, learning_rate=0.01, resume=True))
     with pytest.raises(InputError, match="same number of processes"):
-        same = {"settings": config.to_dict(settings)}
+        same = {"settings": to_dict(settings)}
         train._check_same_run(same | {"step_pictures": 8}, same | {"step_pictures": 4}, settings.out / "last.pt")
 
 
@@ -269,5 +270,5 @@ def test_help_imports_nothing_heavy(script):
 def test_every_picture_belongs_to_one_rank():
     items = list(range(10))
     for world in (1, 2, 3, 7):
-        shares = [distributed.Ranks(rank, world).share(items) for rank in range(world)]
+        shares = [Ranks(rank, world).share(items) for rank in range(world)]
         assert sorted(item for share in shares for item in share) == items

@@ -1,17 +1,22 @@
-"""The gutters of a composed figure: what lies between its panels belongs to none of them and is no content.
-
-Gutters agree with each other whatever the panels hold: a region that grew across them would take in the whole figure.
-"""
-
 import numpy as np
 
 # Colours of gutters, and grey levels by which their pixels may differ from that, from JPEG or noise. Dark panels need
 # the narrow one, which what rings beside bright ones exceeds.
 COLOURS = ((255, 20), (0, 8), (0, 20))
+
+
 MIN_CLEAN = 0.97  # share of a line from side to side that must be of that colour
+
+
 MIN_CONTRAST = 1.5  # grey levels by which the median of the lines beside a gutter must differ from its own
+
+
 BESIDE = 2  # further lines before those: the edge of a gutter may be blurred
+
+
 MIN_PANEL = 16  # least side of a panel in pixels: lines of text are narrower
+
+
 MAX_DEPTH = 6  # times that rows and columns are cut in turn: frames in frames must end
 
 

@@ -1,17 +1,3 @@
-"""What each part of the learned path is worth: what `benchmark.py study` measures.
-
-    python benchmark.py study --train PICTURES --dev OTHERS --out runs/study
-
-Forgeries are synthesised from two folders of authentic pictures: those from TRAIN are trained and tuned on, those from
-DEV are held out. Every variant is trained by train.py with each seed, its cascade is tuned by tuning.py for the highest
-oF1 at a bounded rate of false alarms, and the embedding alone is scored on the held-out pictures. A frozen backbone
-says the same of a picture each time, so that its features are computed once for all.
-
-OUT/runs/VARIANT-SEED holds what train.py and tuning.py write and records.jsonl, a line per held-out picture, from which
-the table is made. What has its records isn't run again; what was stopped goes on with the same command. Several
-commands with different seeds may share OUT, once its pictures are there.
-"""
-
 import contextlib
 import hashlib
 import json
@@ -23,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import config
+if TYPE_CHECKING:
+    from metrics import Record
 from config import (
     DataSettings,
-    InputError,
     LoaderSettings,
     LossSettings,
     ModelSettings,
@@ -36,13 +22,21 @@ from config import (
     TrainSettings,
     TuningSettings,
 )
-
-if TYPE_CHECKING:
-    from metrics import Record
+from images.folders import find_images, read_all
+from runtime.command_line import to_dict
+from runtime.errors import InputError
+from runtime.files import atomic_write, read_json, write_json
+from synthesis import main
 
 TUNING_SHARE = 0.3  # of the base pictures made of TRAIN
+
+
 SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the pictures are the same for all variants and seeds
+
+
 NARROW = {"head_widths": (256, 192), "embedding_size": 128}  # a fifth of the time of the method's head
+
+
 COLUMNS = {"of1_forged": "oF1, forged", "false_alarms": "authentic with a false alarm", "found": "forged with a hit"}
 
 
@@ -96,19 +90,18 @@ def check(settings: StudySettings) -> None:
         raise InputError("--variants and --seeds must name at least one each")
     if min(settings.forged, settings.authentic, settings.held_out) < 3:
         raise InputError("--forged, --authentic and --held-out must be at least 3 each")
-    same = {name: value for name, value in config.to_dict(settings).items() if name not in ("variants", "seeds", "out")}
+    same = {name: value for name, value in to_dict(settings).items() if name not in ("variants", "seeds", "out")}
     path = settings.out / "study.json"
-    if path.exists() and (known := config.read_json(path)) != same:
+    if path.exists() and (known := read_json(path)) != same:
         changed = ", ".join(
             f"{name} was {known.get(name)}, is {same[name]}" for name in same if known.get(name) != same[name]
         )
         raise InputError(f"{settings.out} is a study with other settings ({changed}); give another --out")
-    config.write_json(path, same)
+    write_json(path, same)
 
 
 def make_pictures(settings: StudySettings) -> None:
     """OUT/training and OUT/held-out, each whole or not at all."""
-    import synthesis
 
     wanted = {
         "training": (settings.train, settings.forged, settings.authentic),
@@ -120,7 +113,7 @@ def make_pictures(settings: StudySettings) -> None:
             continue
         unfinished = settings.out / f".{name}.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        synthesis.main(
+        main(
             SynthesizeSettings(
                 authentic=authentic,
                 out=unfinished,
@@ -190,19 +183,18 @@ def score(settings: StudySettings, folder: Path) -> None:
     """records.jsonl of a run: the embedding alone on every held-out picture."""
     from tqdm import tqdm
 
-    from dataset import find_pictures, read_all
     from detector import Detector
     from metrics import record_to_dict, score_picture
 
     detector = Detector.load(folder / "last.pt", folder / "tuned.json").alone("embedding")
-    pictures = find_pictures(settings.out / "held-out")
+    pictures = find_images(settings.out / "held-out")
     lines = []
     data = DataSettings(settings.out / "held-out")
     for picture, image, masks in read_all(tqdm(pictures, desc="held out", unit="picture"), data, []):
         found = detector.detect(image)
         record = score_picture(picture.id, found.masks, masks, found.score, found.seconds)
         lines.append(json.dumps(record_to_dict(record)) + "\n")
-    config.write_whole(folder / "records.jsonl", lambda path: path.write_text("".join(lines)))
+    atomic_write(folder / "records.jsonl", lambda path: path.write_text("".join(lines)))
 
 
 def table(out: Path, variants: Sequence[str]) -> str:
@@ -253,7 +245,7 @@ def kept_features(folder: Path) -> Iterator[None]:
             if not path.exists():
                 with torch.no_grad():
                     found = tuple(value.cpu().clone() for value in compute(model, picture, cells))
-                config.write_whole(path, lambda temporary, found=found: torch.save(found, temporary), lasting=False)
+                atomic_write(path, lambda temporary, found=found: torch.save(found, temporary), lasting=False)
             rows.append(torch.load(path, weights_only=True))
         return tuple(torch.cat(values).to(pixels.device) for values in zip(*rows, strict=True))
 

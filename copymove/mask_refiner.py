@@ -1,31 +1,37 @@
-"""The outline of a proven copy, drawn by a small network that sees the aligned pair.
-
-A window of correlation reaches over an edge, and blending hides it. What a copy's edge looks like after feathering,
-cloning, JPEG and noise is learned from forgeries whose masks are known (train_outline.py). The network proves nothing:
-it only redraws what `matching` has proven.
-"""
-
 import functools
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-import alignment
-from alignment import Canvas
+from config import WEIGHTS
+from copymove.image_features import FINE_SIGMA, GRAIN_SIGMA, ImageFeatures, blur, normalize_local_contrast
+from copymove.morphology import ellipse, fill_holes
+from copymove.warping import aligned_pair, resolution_level, warp_to_template
 
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "outline.onnx"
+NETWORK = WEIGHTS / "outline.onnx"
+
+
 MARGIN = 24  # pixels by which an outline may move
+
+
 ODDS = (0.0, 2.0)  # log-odds over which a pixel of the outline is kept, and over which another one is taken in
+
+
 MAX_GROWTH = 2.0  # times the area that was proven, at most: more is ground that looks alike everywhere
+
+
 TILE = 192  # side of the squares that a large region is drawn in, in pixels
+
+
 CONTEXT = 48  # pixels that the network sees around a square
+
+
 STEP = 8  # windows are a multiple of this, for the network halves them three times
 
 
-def cut_pair(
-    canvas: Canvas, affine: np.ndarray, box: tuple[int, int, int, int], region: np.ndarray, *others: np.ndarray
+def crop_pair(
+    canvas: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int], region: np.ndarray, *others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """A copy's source, and its partner warped onto it, in a window of the picture.
 
@@ -41,15 +47,15 @@ def cut_pair(
     inside = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     around = (0, 0), (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
     part = np.s_[inside[1] : inside[3], inside[0] : inside[2]]
-    template, _, valid = alignment.pair(canvas, affine, inside)
-    told = alignment.warped(canvas.informative, affine, inside, cv2.INTER_NEAREST) & canvas.informative[part]
+    template, _, valid = aligned_pair(canvas, affine, inside)
+    told = warp_to_template(canvas.informative, affine, inside, cv2.INTER_NEAREST) & canvas.informative[part]
     masks = np.stack([region[part], valid, told > 0, *(mask[part] for mask in others)])
     # The partner goes on where its source has left the picture, as it did in what the network learned from.
-    partner = alignment.warped(canvas.levels[alignment.level_of(affine)], affine, box, cv2.INTER_CUBIC)
+    partner = warp_to_template(canvas.levels[resolution_level(affine)], affine, box, cv2.INTER_CUBIC)
     return np.stack([np.pad(template, around[1:]), partner]), np.pad(masks, around)
 
 
-def structures(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
+def network_input(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
     """What the network sees of a pair, (10, h, w) float32.
 
     Of the template, then of the partner brought to its brightness and contrast: the fine structure and the grain at
@@ -66,10 +72,10 @@ def structures(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
     count = max(int(inside.sum()), 1)
     both = (a, b * min(max(covariance / (variance_b + 1e-3 * count), 0.3), 3.0))
     spread = math.sqrt(variance_a / count + 1)
-    middle = [alignment.blur(v, 0.8) - alignment.blur(v, 2.5) for v in both]
+    middle = [blur(v, 0.8) - blur(v, 2.5) for v in both]
     seen = []
     for v, m in zip(both, middle, strict=True):
-        seen += [alignment.equalised(v, v, s) for s in (alignment.FINE_SIGMA, alignment.GRAIN_SIGMA)]
+        seen += [normalize_local_contrast(v, v, s) for s in (FINE_SIGMA, GRAIN_SIGMA)]
         seen += [np.tanh(m / (4 * noise)), np.clip(v / spread, -4, 4) / 2]
     seen += [np.tanh((both[0] - both[1]) / (4 * noise)), np.tanh((middle[0] - middle[1]) / (2 * noise))]
     return np.stack(seen).astype(np.float32)
@@ -78,12 +84,12 @@ def structures(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarray:
 @functools.cache
 def load_network() -> "cv2.dnn.Net":
     """The network of weights/outline.onnx, which `train_outline.OutlineNet` describes."""
-    if not WEIGHTS.is_file():
-        raise FileNotFoundError(f"there is no file {WEIGHTS}; make it with train_outline.py")
-    return cv2.dnn.readNetFromONNX(str(WEIGHTS))
+    if not NETWORK.is_file():
+        raise FileNotFoundError(f"there is no file {NETWORK}; make it with train_outline.py")
+    return cv2.dnn.readNetFromONNX(str(NETWORK))
 
 
-def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, int, int] | None:
+def refine_mask(canvas: ImageFeatures, affine: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, int, int] | None:
     """Outline of a copy's source; None where the network sees none that is much the same as the region.
 
     Args:
@@ -96,27 +102,27 @@ def draw(canvas: Canvas, affine: np.ndarray, region: np.ndarray) -> tuple[np.nda
     x, y = int(xs.min()) - MARGIN, int(ys.min()) - MARGIN
     width, height = (int(np.ptp(v)) + 1 + 2 * MARGIN for v in (xs, ys))
     box = (x, y, x + width + -width % STEP, y + height + -height % STEP)
-    grey, masks = cut_pair(canvas, affine, box, region)
+    grey, masks = crop_pair(canvas, affine, box, region)
     proven, valid, _ = masks
     depth = sum(cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 5) for m in (proven, ~proven))
     near = depth <= MARGIN
     # Even ground around an object may have been copied along or not: in doubt it stays outside.
-    copied = _odds(grey, masks, canvas.noise, near) > np.where(proven, *ODDS)
+    copied = _predict_log_odds(grey, masks, canvas.noise, near) > np.where(proven, *ODDS)
     mask = np.where(near, copied, proven) & valid
-    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, alignment.ellipse(3))
+    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, ellipse(3))
     _, labels = cv2.connectedComponents(mask, connectivity=4)
     held = np.bincount(labels[proven])
     held[0] = 0
     if 2 * held.max(initial=0) < proven.sum():
         return None
-    mask = alignment.fill_holes(labels == held.argmax(), 0.2) & valid
+    mask = fill_holes(labels == held.argmax(), 0.2) & valid
     return None if mask.sum() > MAX_GROWTH * proven.sum() else (mask, x, y)
 
 
-def _odds(grey: np.ndarray, masks: np.ndarray, noise: float, near: np.ndarray) -> np.ndarray:
+def _predict_log_odds(grey: np.ndarray, masks: np.ndarray, noise: float, near: np.ndarray) -> np.ndarray:
     """Log-odds (h, w) of a pair, square by square, so that memory does not grow with the region; 0 in squares where
     no pixel is near (h, w) the outline."""
-    seen, masks = structures(grey, masks, noise), masks.astype(np.float32)
+    seen, masks = network_input(grey, masks, noise), masks.astype(np.float32)
     network, odds = load_network(), np.zeros(grey.shape[1:], np.float32)
     for y in range(0, odds.shape[0], TILE):
         for x in range(0, odds.shape[1], TILE):

@@ -1,31 +1,81 @@
-"""The learned path against the straightforward way: what `benchmark.py speed` measures.
+"""Time and memory."""
 
-Each pair is timed in turn in one run on one machine, so that the ratios hold where the machine's speed drifts.
-"""
+import math
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 import importlib.metadata
 import multiprocessing
 import os
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-import config
-from config import ClusteringSettings, InputError, SpeedSettings, StepSpeedSettings
-
 if TYPE_CHECKING:
     import torch
+from config import (
+    ClusteringSettings,
+    DataSettings,
+    MatchingSettings,
+    MatchingSpeedSettings,
+    ModelSettings,
+    SpeedSettings,
+    StepSpeedSettings,
+)
+from copymove.detect import detect_copies
+from images.cache import ImageCache, read_letterboxed
+from images.folders import find_images
+from images.read import read_image
+from runtime.command_line import to_dict
+from runtime.errors import InputError
+from runtime.workers import follow_parent
+
+
+def matching_speed(settings: MatchingSpeedSettings) -> None:
+    """Time and peak memory per size, each size in a process of its own."""
+    jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
+    for place, job in enumerate(jobs):
+        # A fresh process, whose peak memory is this size's.
+        with ProcessPoolExecutor(1, initializer=follow_parent) as pool:
+            seconds, peak, stages = pool.submit(_time, job).result()
+        if place == 0:  # no head over an error
+            print(f"{'megapixels':>10} {'median s':>9} {'worst s':>8} {'s/MP':>6} {'peak MiB':>9}  seconds by stage")
+        middle = statistics.median(seconds)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items() if name != "all")
+        print(f"{job[1]:10g} {middle:9.2f} {max(seconds):8.2f} {middle / job[1]:6.2f} {peak:9.0f}  {parts}", flush=True)
+
+
+def _time(job: tuple[Path, float, int, MatchingSettings]) -> tuple[list[float], float, dict[str, float]]:
+    import resource
+
+    import cv2
+
+    cv2.setNumThreads(1)
+    path, megapixels, repeats, settings = job
+    image = read_image(path)
+    detect_copies(image[:128, :128].copy(), settings)  # compiled code is loaded
+    zoom = math.sqrt(megapixels * 1e6 / (image.shape[0] * image.shape[1]))
+    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
+    seconds, stages = [], {}
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        stages = detect_copies(image, settings).seconds
+        seconds.append(time.perf_counter() - begun)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, stages
+
 
 Row = tuple[str, float, float, str]  # what, our seconds, the other way's seconds, note
 
@@ -69,7 +119,7 @@ def step_speed(settings: StepSpeedSettings) -> None:
         with torch.no_grad(), mixed:
             model(pixels)
 
-    print(f"{torch.cuda.get_device_name() + ', ' if on_gpu else ''}{hardware()}; {config.to_dict(settings.model)}")
+    print(f"{torch.cuda.get_device_name() + ', ' if on_gpu else ''}{hardware()}; {to_dict(settings.model)}")
     for batch in settings.batch_sizes:
         pixels = torch.randn(batch, 3, size, size, device=device)
         labels = torch.zeros(batch, grid, grid, dtype=torch.int64, device=device)
@@ -140,17 +190,14 @@ def real_grids(data: Path, count: int) -> list[np.ndarray]:
     """(G_h, G_w, 512) unit vectors of real pictures: the embedded backbone under an untrained head."""
     import torch
 
-    from config import ModelSettings
-    from dataset import find_pictures
     from detector import Detector
     from model import ForgeryModel
-    from reading import read_image
 
     torch.manual_seed(0)
     detector = Detector(
         ForgeryModel(ModelSettings(backbone="embedded")).eval(), ClusteringSettings(), torch.device("cpu")
     )
-    pictures = find_pictures(data)
+    pictures = find_images(data)
     chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
     cells = [detector.embed([read_image(picture.image)])[0].cells for picture in chosen]
     return [c.vectors.reshape(*c.shape, -1).astype(np.float32) for c in cells]
@@ -278,20 +325,18 @@ def _memory(name: str) -> float:
 
 def cache_rows(settings: SpeedSettings, folder: Path) -> list[Row]:
     """Reading 2-megapixel PNGs from the picture cache, as an epoch after the first does, against decoding them."""
-    from config import DataSettings
-    from dataset import ContentCache, find_pictures, read_content
 
     rng = np.random.default_rng(0)
     (folder / "authentic").mkdir()
     for i in range(12):
         noise = rng.integers(0, 256, (1200, 1680, 3), dtype=np.uint8)  # blurred: PNG shrinks it as it does a photograph
         cv2.imwrite(str(folder / "authentic" / f"{i}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
-    pictures, data = find_pictures(folder), DataSettings(folder)
-    cache = ContentCache(folder / "cache", 1.0, 462)
+    pictures, data = find_images(folder), DataSettings(folder)
+    cache = ImageCache(folder / "cache", 1.0, 462)
 
-    def read(cache: "ContentCache | None") -> None:
+    def read(cache: "ImageCache | None") -> None:
         for picture in pictures:
-            read_content(picture, 462, data, cache)
+            read_letterboxed(picture, 462, data, cache)
 
     read(cache)
     ours, theirs = timed_in_turn(settings.repeats, lambda: read(cache), lambda: read(None))

@@ -1,11 +1,3 @@
-"""Teaches the network that draws the outlines of proven copies (outline.py).
-
-    python train_outline.py --data forgeries cells --out weights/outline.onnx
-
-learns from folders of synthesis.py: windows of true copies, each with the outline that the evidence has proven and the
-true one.
-"""
-
 import itertools
 import math
 import warnings
@@ -20,21 +12,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import alignment
-import config
-import outline
-from alignment import Canvas
-from benchmark import choose, degrade, parallel
-from config import InputError, OutlineSettings
-from matching import MIN_FINE, Region, inmost
-from reading import read_image, read_masks
+from benchmarks.accuracy import choose_images, recompress
+from config import OutlineSettings
+from copymove.geometry import invert_affine, scale_factor
+from copymove.growth import grow_region
+from copymove.image_features import ImageFeatures, compute_features
+from copymove.mask_refiner import crop_pair, network_input
+from copymove.measurements import PairMeasurements, measure_pair
+from copymove.regions import Region, deepest_point
+from copymove.screening import screen_candidates
+from copymove.verification import MIN_FINE_NCC
+from copymove.warping import warp_to_template
+from images.masks import read_masks
+from images.read import read_image
+from runtime.command_line import run
+from runtime.errors import InputError
+from runtime.files import atomic_write, read_json
+from runtime.workers import map_in_processes
 
 SIDE = 96  # of the windows that it learns from, in pixels
+
+
 HELD_OUT = 10  # one base picture of so many is only scored
+
+
 OVERLAP = 0.3  # share of a learned region that must be true, else its map is wrong
+
+
 SPOTS = 3  # windows along the edge of a copy that is larger than a window; one more lies anywhere in it
+
+
 DEGRADED = 0.4  # share of the forgeries that get noise, or are saved as JPEG, before they are looked at
+
+
 MAX_NOISE = 5.0  # standard deviation, grey levels
+
+
 JPEG = (60, 96)  # least and most quality
 
 
@@ -79,9 +92,6 @@ def _conv(a: int, b: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(a, b, 3, stride=stride, padding=1)
 
 
-# Windows ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Window:
     """A window of a true copy, small enough that thousands fit into memory."""
@@ -97,26 +107,28 @@ def read_windows(path: Path) -> tuple[str, list[Window]]:
     """Base picture of a forgery of synthesis.py, and windows of all of its copies that the evidence aligns."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
-    image, truth = read_image(path), config.read_json(path.with_suffix(".json"))
+    image, truth = read_image(path), read_json(path.with_suffix(".json"))
     if rng.random() < DEGRADED:
         jpeg = rng.random() < 0.5
-        image = degrade(image, int(rng.integers(*JPEG)) if jpeg else None, 0.0 if jpeg else rng.uniform(0, MAX_NOISE))
+        image = recompress(
+            image, int(rng.integers(*JPEG)) if jpeg else None, 0.0 if jpeg else rng.uniform(0, MAX_NOISE)
+        )
     contents = read_masks(path.parent.parent / "masks" / f"{path.stem}.npy", image.shape[:2])
-    canvas, windows = alignment.prepare(image), []
+    canvas, windows = compute_features(image), []
     for mask, content in zip(contents, truth["contents"], strict=True):
         for copy in content["copies"]:
             affine, here, there = np.array(copy["affine"]), content["source"]["box"], copy["box"]
-            if alignment.scale_of(affine) < 1:
-                affine, here, there = alignment.invert(affine), there, here
+            if scale_factor(affine) < 1:
+                affine, here, there = invert_affine(affine), there, here
             source, target = (_in_box(mask, box) for box in (here, there))
-            x, y, radius = inmost(Region(0, 0, source))
+            x, y, radius = deepest_point(Region(0, 0, source))
             centre, radius = np.array([x, y], float), min(max(radius, 5.0), 20.0)
-            affines, _, _, values = alignment.screen(canvas, affine[None], centre[None], np.array([radius]))
-            grown = alignment.grow(canvas, affines[0], centre, radius, MIN_FINE) if values[0, 0] > 0.5 else None
-            evidence = alignment.measure(canvas, grown) if grown else None
-            if evidence and evidence.mask.any() and evidence.fine > MIN_FINE:
+            affines, _, _, values = screen_candidates(canvas, affine[None], centre[None], np.array([radius]))
+            grown = grow_region(canvas, affines[0], centre, radius, MIN_FINE_NCC) if values[0, 0] > 0.5 else None
+            evidence = measure_pair(canvas, grown) if grown else None
+            if evidence and evidence.mask.any() and evidence.fine > MIN_FINE_NCC:
                 whole = (0, 0, *image.shape[1::-1])
-                moved = alignment.warped(target.view(np.uint8), evidence.affine, whole, cv2.INTER_LINEAR)
+                moved = warp_to_template(target.view(np.uint8), evidence.affine, whole, cv2.INTER_LINEAR)
                 windows += _windows(canvas, evidence, source & (moved > 0), rng)
     return truth["base"], windows
 
@@ -129,7 +141,9 @@ def _in_box(mask: np.ndarray, box: Sequence[int]) -> np.ndarray:
     return part
 
 
-def _windows(canvas: Canvas, evidence: alignment.Evidence, true: np.ndarray, rng: np.random.Generator) -> list[Window]:
+def _windows(
+    canvas: ImageFeatures, evidence: PairMeasurements, true: np.ndarray, rng: np.random.Generator
+) -> list[Window]:
     """The window of a small copy, or some of a large one; none where the map is wrong."""
     region = Region(evidence.x, evidence.y, evidence.mask).full(canvas.shape)
     both = int((region & true).sum())
@@ -148,7 +162,7 @@ def _windows(canvas: Canvas, evidence: alignment.Evidence, true: np.ndarray, rng
     windows = []
     for x, y in spots:
         left, top = (int(v) - SIDE // 2 + int(rng.integers(-6, 7)) for v in (x, y))
-        grey, masks = outline.cut_pair(canvas, evidence.affine, (left, top, left + SIDE, top + SIDE), region, true)
+        grey, masks = crop_pair(canvas, evidence.affine, (left, top, left + SIDE, top + SIDE), region, true)
         windows.append(Window(grey.astype(np.float16), np.packbits(masks), canvas.noise, 1 / len(spots), f1))
     return windows
 
@@ -158,12 +172,12 @@ def main(settings: OutlineSettings) -> None:
     for name in ("epochs", "batch_size", "learning_rate"):
         if (value := getattr(settings, name)) <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be over 0")
-    pictures = [p.image for folder in settings.data for p in choose(folder, settings.limit) if p.forged]
+    pictures = [p.image for folder in settings.data for p in choose_images(folder, settings.limit) if p.forged]
     for path in pictures:
         if not path.with_suffix(".json").is_file():
             raise InputError(f"{path} has no {path.stem}.json beside it; give folders that synthesis.py made")
     learned, scored = [], []
-    for base, windows in parallel(read_windows, pictures, settings.workers):
+    for base, windows in map_in_processes(read_windows, pictures, settings.workers):
         (learned if zlib.crc32(base.encode()) % HELD_OUT else scored).extend(windows)
     if not learned or not scored:
         raise InputError(f"{len(learned)} windows to learn from and {len(scored)} to score; give more forgeries")
@@ -210,7 +224,7 @@ def _batch(
         grey, masks = window.grey.astype(np.float32), np.unpackbits(window.masks).reshape(4, SIDE, SIDE) > 0
         grey, masks = (np.rot90(v, turns, (1, 2))[:, :, :: -1 if mirrored else 1] for v in (grey, masks))
         grey = np.ascontiguousarray(grey[::-1] if exchanged else grey)
-        shown.append((outline.structures(grey, masks[:3], window.noise), masks.astype(np.float32)))
+        shown.append((network_input(grey, masks[:3], window.noise), masks.astype(np.float32)))
     seen, masks = (torch.from_numpy(np.stack(v)) for v in zip(*shown, strict=True))
     seen, three = (v.contiguous(memory_format=torch.channels_last) for v in (seen, masks[:, :3]))
     return seen, three, masks[:, 3], masks[:, 1], torch.tensor([w.weight for w in windows])
@@ -253,8 +267,8 @@ def save(network: nn.Module, path: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs one more library
             torch.onnx.export(network, example, str(out), input_names=names, output_names=["odds"], dynamo=False)
 
-    config.write_whole(path, export)
+    atomic_write(path, export)
 
 
 if __name__ == "__main__":
-    config.run(main, OutlineSettings)
+    run(main, OutlineSettings)

@@ -1,13 +1,3 @@
-"""Figures out of PDF files: where they stand and their pixels.
-
-A figure is one raster image of a page, taken with its own pixels. Images that touch or nearly touch (panels of one
-figure, strips that a program cut a picture into) are one figure: the page is drawn there at the resolution of the
-finest of them, at most `MOST_DPI`. Figures drawn of lines and text alone are not extracted.
-
-PDFium is a large library and PDFs come from strangers: it runs in a process of its own, with little time and memory.
-A file of 1 KB can ask for hours (forms drawn within forms), one of 2 MB for many GB (packed page contents).
-"""
-
 import json
 import os
 import resource
@@ -23,20 +13,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from config import InputError
-
 if TYPE_CHECKING:
     import pypdfium2
+from runtime.errors import InputError
 
 LEAST_SIDE = 64  # smaller images (icons, logos, rules) are left out, pixels
+
+
 GAP = 6.0  # images nearer than this are one figure, points
+
+
 MOST_DPI = 600.0  # finest resolution at which a figure of several images is drawn
+
+
 POINTS_PER_INCH = 72.0
+
+
 PAGE_SECONDS = 8  # most processor time for one page
+
+
 ALL_SECONDS = 300  # most processor time for all pages
+
+
 MEMORY = 2 << 30  # most memory, bytes
+
+
 MOST_FIGURES = 5000  # in one file
+
+
 _STEPS = 16  # positions are taken from PDFium in sixteenths of a point
+
+
+ROOT = Path(__file__).resolve().parent.parent
+# Run by path, not by `-m`: a folder `images` where the user happens to be must not come first.
+_GUARDED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from images.pdf import answer; answer(sys.argv[1:])"
+
+_guarded = False  # whether this process is the guarded one, whose processor time is granted page by page
 
 Box = tuple[float, float, float, float]
 
@@ -82,7 +94,7 @@ def _ask(kind: str, path: Path, *where: Any) -> tuple[Any, np.ndarray | None]:
     Raises:
         InputError: there is no answer.
     """
-    command = [sys.executable, __file__, kind, str(path), *map(str, where)]
+    command = [sys.executable, "-c", _GUARDED, str(ROOT), kind, str(path), *map(str, where)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         head, pixels = process.stdout.readline(), None
@@ -130,7 +142,7 @@ def pixels_of(path: Path, page: int, figure: int, max_megapixels: float) -> np.n
 
 def _grant_time() -> None:
     """Processor time for one more page, where this process is the guarded one."""
-    if __name__ == "__main__":
+    if _guarded:
         soft = min(int(time.process_time()) + PAGE_SECONDS + 1, ALL_SECONDS)
         resource.setrlimit(resource.RLIMIT_CPU, (soft, ALL_SECONDS))
 
@@ -255,13 +267,16 @@ def _answer(question: list[str]) -> None:
     sys.stdout.buffer.write(np.ascontiguousarray(pixels).data)
 
 
-if __name__ == "__main__":
+def answer(question: list[str]) -> None:
+    """What the guarded process runs: the answer on stdout, or why there is none on stderr and a status that is not 0."""
+    global _guarded
+    _guarded = True
     try:
-        _answer(sys.argv[1:])
+        _answer(question)
     except MemoryError:
-        sys.exit(f"cannot read {sys.argv[2]}: it needs more than {MEMORY >> 30} GiB of memory")
+        sys.exit(f"cannot read {question[1]}: it needs more than {MEMORY >> 30} GiB of memory")
     except InputError as refusal:
         sys.stderr.buffer.write(os.fsencode(str(refusal)))  # the path may hold bytes that are not UTF-8
         sys.exit(1)
     except Exception as fault:  # numbers that are none, sizes of zero: whatever PDFium hands on of a damaged file
-        sys.exit(f"cannot read {sys.argv[2]}: {type(fault).__name__}: {' '.join(str(fault).split())}")
+        sys.exit(f"cannot read {question[1]}: {type(fault).__name__}: {' '.join(str(fault).split())}")

@@ -1,10 +1,3 @@
-"""Hostile files: valid originals of every kind that the project reads, mutated, and the readers in a guarded process.
-
-`benchmark.py faults` calls `campaign`; a reader may return a result or say in one line what is wrong (`InputError`).
-Everything else counts as broken: another exception, a process that dies, more than `SECONDS` for one file, more than
-`MEMORY` of memory, and any trace of code that was run: files written, processes started, connections opened.
-"""
-
 import contextlib
 import io
 import json
@@ -24,15 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from config import InputError, ModelSettings, to_dict
+from config import ModelSettings
+from images.masks import read_masks
+from images.pdf import figures_of, pixels_of
+from images.read import read_image
+from runtime.command_line import to_dict
+from runtime.errors import InputError
 
 SECONDS = 10.0  # longest time for one file
-MEMORY = 2 << 30  # most bytes in memory while one file is read
-SHAPE = (40, 56)  # rows and columns of the original pictures and masks
-TEXTS = ("0", "1", "-1", "2", "255", "4096", "65536", "99999999", "2147483647", "4294967296", "1e300", "nan", "{}")
-NUMBERS = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63, 2**64 - 1)
 
-# Originals ------------------------------------------------------------------------------------------------------
+
+MEMORY = 2 << 30  # most bytes in memory while one file is read
+
+
+SHAPE = (40, 56)  # rows and columns of the original pictures and masks
+
+
+TEXTS = ("0", "1", "-1", "2", "255", "4096", "65536", "99999999", "2147483647", "4294967296", "1e300", "nan", "{}")
+
+
+NUMBERS = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63, 2**64 - 1)
 
 
 def originals(kind: str, folder: Path) -> list[bytes]:
@@ -192,9 +196,6 @@ def _checkpoints(folder: Path) -> list[bytes]:
     return files
 
 
-# Mutations ------------------------------------------------------------------------------------------------------
-
-
 def mutate(kind: str, files: list[bytes], rng: np.random.Generator) -> bytes:
     """One of the files, changed in one to four places; seven in ten PNGs and checkpoints behind their checksums."""
     data = files[rng.integers(len(files))]
@@ -315,9 +316,6 @@ INSIDE: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 }
 
 
-# Readers --------------------------------------------------------------------------------------------------------
-
-
 def read(kind: str, path: Path, folder: Path) -> str:
     """Read a file as the scripts do: "read", or the line that a user would get. Any other exception is a fault."""
     try:
@@ -330,7 +328,6 @@ def read(kind: str, path: Path, folder: Path) -> str:
 
 
 def _read_picture(path: Path, folder: Path) -> None:
-    from reading import read_image, read_masks
 
     with contextlib.suppress(InputError):  # any picture may also be a mask
         _check_masks(read_masks(path, SHAPE))
@@ -343,17 +340,15 @@ def _check_masks(masks: np.ndarray) -> None:
 
 
 def _read_mask(path: Path, folder: Path) -> None:
-    from reading import read_masks
 
     _check_masks(read_masks(path, SHAPE))
 
 
 def _read_pdf(path: Path, folder: Path) -> None:
-    import pdf
 
     # In this process, which is guarded already.
-    for figure in pdf.figures_of(path)[:3]:
-        pixels = pdf.pixels_of(path, figure.page, figure.figure, 200.0)
+    for figure in figures_of(path)[:3]:
+        pixels = pixels_of(path, figure.page, figure.figure, 200.0)
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size, pixels.shape
 
 
@@ -371,13 +366,17 @@ READERS: dict[str, Callable[[Path, Path], None]] = {
     "pdf": _read_pdf,
     "checkpoint": _read_checkpoint,
 }
+
+
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "npy": ".npy", "pdf": ".pdf", "checkpoint": ".pt"}
 
 
-# The guarded process --------------------------------------------------------------------------------------------
-
 _events: list[str] = []  # what Python's audit hook saw while a file was read
+
+
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
 _FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "os.remove", "os.rename",
               "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate", "shutil.", "socket.connect",
               "socket.bind", "urllib.", "ftplib.", "smtplib.", "pickle.find_class", "code.__new__")  # fmt: skip
@@ -427,9 +426,6 @@ def examine(kind: str, path: Path, folder: Path) -> tuple[str, float]:
     if _events:
         outcome = f"broken: {'; '.join(_events[:3])}"
     return outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-# The campaign ---------------------------------------------------------------------------------------------------
 
 
 def campaign(kind: str, count: int, seed: int, out: Path) -> Counter:

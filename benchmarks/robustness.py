@@ -1,9 +1,3 @@
-"""Attacks and load that take minutes: what `benchmark.py faults` tries. What takes seconds is in tests/.
-
-Each part prints what it tried, how often, and every fault that it found. It runs the project's own scripts in
-processes of their own, as a user would, and kills them as a scheduler, a full disk or a careless hand would.
-"""
-
 import itertools
 import json
 import os
@@ -27,11 +21,22 @@ from typing import Any
 
 import numpy as np
 
-import fuzz
-from config import FaultsSettings, write_json
+from benchmarks.fuzz import READERS, campaign, reasons, summary
+from config import DataSettings, FaultsSettings, MatchingSettings, PredictSettings
+from copymove.detect import detect_copies
+from images.cache import ImageCache, read_letterboxed
+from images.folders import find_images
+from images.read import read_image
+from runtime.command_line import to_dict
+from runtime.errors import InputError
+from runtime.files import write_json
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+
+
 FAST = ("--evidence-only", "--matching-kinds", "exact")  # the quickest way through predict.py
+
+
 ANSWERS = (0, 3, 4, 5)  # statuses of predict.py at the end of a whole run
 
 
@@ -64,9 +69,6 @@ def faults(settings: FaultsSettings) -> int:
             print(f"-- {kind}: {time.monotonic() - begun:.0f} s", flush=True)
     print(f"{report.failed} faults")
     return 1 if report.failed else 0
-
-
-# Processes ------------------------------------------------------------------------------------------------------
 
 
 class Script(subprocess.Popen):
@@ -173,21 +175,17 @@ def wait_until(condition: Callable[[], bool], process: Script, seconds: float = 
     return False
 
 
-# Hostile files --------------------------------------------------------------------------------------------------
-
-
 def try_files(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Mutated files of every kind through the readers."""
-    for kind in fuzz.READERS:
-        counts = fuzz.campaign(kind, -(-settings.files // len(fuzz.READERS)), settings.seed, out)
-        report.check(counts["broken"] == 0, fuzz.summary(kind, counts))
-    for reason, count, example in fuzz.reasons(out):
+    for kind in READERS:
+        counts = campaign(kind, -(-settings.files // len(READERS)), settings.seed, out)
+        report.check(counts["broken"] == 0, summary(kind, counts))
+    for reason, count, example in reasons(out):
         report.say(f"     {count} like {example}: {reason}")
 
 
 def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
     """A folder of hostile files and names through predict.py, as from a stranger."""
-    from dataset import find_pictures
 
     folder, found = out / "in", out / "found"
     write_bombs(folder)
@@ -217,7 +215,7 @@ def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
     report.check("\x1b" not in said, "no control character reaches the terminal")
     after = {path for path in out.rglob("*") if found not in path.parents and path != found}
     report.check(after == before, f"nothing is written outside of --out {sorted(map(str, after - before))[:3]}")
-    names = sorted(path.name for path in find_pictures(folder / "links") for path in [path.image])
+    names = sorted(path.name for path in find_images(folder / "links") for path in [path.image])
     report.check(names == ["a.png"], f"links in a loop: training reads {names}")
 
 
@@ -292,8 +290,6 @@ def write_pdf(path: Path, content: bytes, objects: Sequence[bytes]) -> None:
     path.write_bytes(data + b"xref\n0 %d\n0000000000 65535 f \n" % (len(places) + 1) + table + end)
 
 
-# Names ----------------------------------------------------------------------------------------------------------
-
 NAMES = (b"new\nline", b"quote'\"", b"a..b", b"\xff\xfe", b"=cmd()|A0", b"\x1b[31mred", b"<script>alert(1)<",
          b"x" * 240, b" ", b"-rf", b"a,b;c", b"caf\xc3\xa9", b"%s%n{}", b"*?[a]", b"$(id)`id`", b"con")  # fmt: skip
 
@@ -337,9 +333,6 @@ def write_backbone(folder: Path) -> None:
 
     small = random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56)
     small.save_pretrained(folder)
-
-
-# Training -------------------------------------------------------------------------------------------------------
 
 
 def write_data(folder: Path, count: int, side: int = 100) -> None:
@@ -410,7 +403,6 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
 
 def whole_checkpoint(path: Path, report: Report) -> str:
     """Where a checkpoint stands; a half written one is a fault."""
-    from config import InputError
     from model import load_checkpoint
 
     if not path.exists():
@@ -524,9 +516,6 @@ def compare_runs(out: Path, run: str, report: Report, whole: str) -> None:
         apart <= 1e-6 and far <= 1e-6 and same,
         f"{run} equals {whole}: weights differ by {apart:g}, {len(logs[1])} of {len(logs[0])} log lines by {far:g}",
     )
-
-
-# Prediction -----------------------------------------------------------------------------------------------------
 
 
 def write_pictures(folder: Path, count: int, side: int = 96) -> None:
@@ -693,9 +682,6 @@ def fill_the_disk_of_predictions(out: Path, report: Report) -> None:
     report.check(status == 3 and findings(out / "full") == findings(out / "whole"), f"then resumed: status {status}")
 
 
-# Determinism ----------------------------------------------------------------------------------------------------
-
-
 def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Every script twice with the same seed: which files are the same to the bit."""
     write_data(out / "data", 12)
@@ -728,6 +714,8 @@ def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None
 
 
 MAY_DIFFER = ("*.html", "*.sqlite3", "events/*")  # dates stand in these
+
+
 SECONDS = re.compile(rb'("seconds"|"pictures_per_second"): [0-9.e+-]+')
 
 
@@ -746,16 +734,9 @@ def compare_folders(a: Path, b: Path) -> tuple[int, list[str], list[str]]:
     return same, but_for, other
 
 
-# Equivariance ---------------------------------------------------------------------------------------------------
-
-
 def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Mirrored and turned by 90 degrees, a forged picture gives the mirrored and turned masks."""
-    from config import MatchingSettings
-    from dataset import find_pictures
-    from matching import find_instances
     from metrics import object_f1
-    from reading import read_image
 
     make_forgeries(out, 4 * settings.turned, settings.seed)
     turns = {"mirrored": lambda a: a[:, ::-1], "turned": np.rot90}
@@ -763,10 +744,10 @@ def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> Non
     empty = 0
 
     def masks(image: np.ndarray) -> np.ndarray:
-        instances = find_instances(np.ascontiguousarray(image), MatchingSettings(seconds_per_image=300.0)).instances
+        instances = detect_copies(np.ascontiguousarray(image), MatchingSettings(seconds_per_image=300.0)).instances
         return np.array([instance.mask for instance in instances], bool).reshape(-1, *image.shape[:2])
 
-    for picture in (picture for picture in find_pictures(out / "data") if picture.forged):
+    for picture in (picture for picture in find_images(out / "data") if picture.forged):
         image = read_image(picture.image)
         plain, changed = masks(image), {name: masks(turn(image)) for name, turn in turns.items()}
         if not len(plain) and not any(map(len, changed.values())):
@@ -806,9 +787,6 @@ def make_forgeries(out: Path, count: int, seed: int) -> None:
     options = ["--panel-probability", 0, "--min-jpeg-quality", 90, "--max-jpeg-quality", 95, "--workers", 1]
     folders = ["--authentic", out / "small", "--out", out / "data"]
     Script("synthesis.py", *folders, "--count", count, "--authentic-count", 1, "--seed", seed, *options).finish()
-
-
-# Load -----------------------------------------------------------------------------------------------------------
 
 
 def try_load(settings: FaultsSettings, out: Path, report: Report) -> None:
@@ -906,14 +884,12 @@ def read_one_cache(out: Path, report: Report) -> None:
 
 
 def _read_through(data: Path, cache: Path, seed: int) -> int:
-    from config import DataSettings
-    from dataset import ContentCache, find_pictures, read_content
 
-    pictures, settings = find_pictures(data), DataSettings(data=data)
-    shared = ContentCache(cache, 400_000 / 1e9, 112)
+    pictures, settings = find_images(data), DataSettings(data=data)
+    shared = ImageCache(cache, 400_000 / 1e9, 112)
     wrong = 0
     for index in np.random.default_rng(seed).integers(0, len(pictures), 60):
-        cached, plain = (read_content(pictures[index], 112, settings, c) for c in (shared, None))
+        cached, plain = (read_letterboxed(pictures[index], 112, settings, c) for c in (shared, None))
         wrong += not (np.array_equal(cached.image, plain.image) and np.array_equal(cached.coverage, plain.coverage))
     return wrong
 
@@ -921,7 +897,6 @@ def _read_through(data: Path, cache: Path, seed: int) -> int:
 def resume_many_lines(settings: FaultsSettings, out: Path, report: Report) -> None:
     """A run that has a million lines and one picture left to do: how long until that picture is taken up."""
     import predict
-    from config import MatchingSettings, PredictSettings, to_dict
 
     write_pictures(out / "last", 1)
     there = out / "lines"

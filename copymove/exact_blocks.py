@@ -1,35 +1,58 @@
-"""Blocks that are identical to the bit at another place, also turned by right angles and mirrored.
-
-Whoever pastes a region into a lossless file leaves such blocks behind, and nature does not: a hit is proof by
-itself. Every 6 x 6 block gets a 64-bit hash that is the same for its eight turned and mirrored variants; equal
-hashes vote for the map that takes one block onto the other; a map with enough connected votes is a copy, and
-its region is where the pixels are equal.
-"""
-
 from dataclasses import dataclass
 
 import cv2
 import numba
 import numpy as np
 
+from copymove.geometry import on_jpeg_grid
+
 BLOCK = 6  # side of a block in pixels
+
+
 MIN_CHANGES = 16  # of the 60 neighbouring pairs in a block those that must differ: flat and saturated blocks have few
+
+
 MAX_REPEATS = 12  # a block that occurs more often belongs to a pattern or to a drawing
+
+
 MIN_BLOCKS = 10  # votes that a map needs
+
+
 MAX_MAPS = 64  # most maps looked at, the strongest first
+
+
 MIN_AREA = 90  # pixels that a copy needs, after the region was traced
+
+
 MAX_SELF_EQUAL = 0.55  # share of pixels equal to a neighbour of theirs above which a region is a compressed flat area
+
+
 MAX_SELF_EQUAL_SOLID = 0.65  # the same where identical blocks lie side by side: there are few such in a flat area
+
+
 MAX_SELF_EQUAL_ON_GRID = (
     0.25  # the same for maps that take JPEG blocks onto blocks: few values make a block, so they recur
 )
+
+
 # Density of identical blocks in a region: under the first they lie there by chance, from the second side by side.
 MIN_DENSITY, SOLID = 0.05, 0.3
+
+
 NEIGHBOURS = ((0, 1), (1, 0), (0, 8), (8, 0), (8, 8), (8, -8))  # 8: the grid of JPEG blocks
+
+
 MAX_GAP = 3  # pixels between a place and its mirror image up to which a thing is symmetrical and no copy
+
+
 MAX_FEATHER = 8  # widest blended edge that is recognised, in pixels
+
+
 MIN_STEP = 5.0  # grey levels by which the surroundings must differ for an edge to be seen at all
+
+
 FLAT_REACH = 9  # flat equal pixels count as copied this near to textured ones, in pixels
+
 
 # Matrix of dihedral variant k = transpose * 4 + flip_y * 2 + flip_x, in (y, x): new = M old about the block's centre.
 _VARIANTS = np.array(
@@ -55,39 +78,25 @@ class ExactCopy:
     mask: np.ndarray  # (h, w) bool: the source's pixels in that box, with those of a feathered edge
 
 
-def find_exact(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
+def find_exact_blocks(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
     """Copies identical to the bit in a picture (H, W, 3) uint8, most votes first."""
     if min(image.shape[:2]) < 2 * BLOCK:
         return []
     values = _pixel_codes(np.ascontiguousarray(image))
     hashes, variants = _block_hashes(values, _coefficients())
-    votes = _votes(hashes, variants, values.shape[1], min_distance)
+    votes = _vote_for_maps(hashes, variants, values.shape[1], min_distance)
     found = []
     for key, sources in votes:
         corner = sources + BLOCK // 2
         if _self_equal(values, corner[:, 0], corner[:, 1]) > MAX_SELF_EQUAL_SOLID:  # before the costlier tracing
             continue
-        copies = _trace(values, key, sources)
+        copies = _trace_regions(values, key, sources)
         found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
     return sorted((_feathered(image, copy) for copy in found), key=lambda copy: -copy.blocks)
 
 
-def on_grid(affine: np.ndarray, point: np.ndarray) -> bool:
-    """Whether a map (2, 3) takes blocks of 8 x 8 pixels, as JPEG has them, onto blocks near a point (x, y).
-
-    To a third of a pixel, wherever the first block begins: a picture may have been cropped or turned after JPEG.
-    """
-    linear = np.rint(affine[:, :2])
-    if abs(abs(np.linalg.det(linear)) - 1) > 1e-6 or np.abs(affine[:, :2] - linear).max() > 0.02:
-        return False
-    shift = affine[:, :2] @ point + affine[:, 2] - linear @ point
-    corners = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) - 0.5
-    moved = corners @ linear.T + shift - corners
-    return bool((np.abs((moved + 4) % 8 - 4) < 1 / 3).all(axis=1).any())
-
-
 def _most_self_equal(copy: ExactCopy) -> float:
-    if on_grid(copy.affine, np.zeros(2)):
+    if on_jpeg_grid(copy.affine, np.zeros(2)):
         return MAX_SELF_EQUAL_ON_GRID
     return MAX_SELF_EQUAL_SOLID if copy.density > SOLID else MAX_SELF_EQUAL
 
@@ -214,7 +223,7 @@ def _repeated(hashes: np.ndarray) -> np.ndarray:
     return out
 
 
-def _votes(
+def _vote_for_maps(
     hashes: np.ndarray, variants: np.ndarray, width: int, min_distance: int
 ) -> list[tuple[tuple[int, int, int], np.ndarray]]:
     """Maps with enough votes: ((variant, ty, tx), (n, 2) source block corners (y, x)), the strongest first."""
@@ -278,7 +287,7 @@ def _relative_variants() -> np.ndarray:
 _RELATIVE = _relative_variants()
 
 
-def _trace(values: np.ndarray, key: tuple[int, int, int], sources: np.ndarray) -> list[ExactCopy]:
+def _trace_regions(values: np.ndarray, key: tuple[int, int, int], sources: np.ndarray) -> list[ExactCopy]:
     """Regions of equal pixels around the blocks that voted for one map."""
     variant, dy, dx = key
     height, width = values.shape

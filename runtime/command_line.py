@@ -1,0 +1,135 @@
+"""Settings dataclasses as a command line and as JSON; exit statuses of the scripts."""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import os
+import re
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from distributed import read_ranks
+from runtime.errors import InputError, one_line
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], argv: list[str] | None = None, description: str | None = None) -> T:
+    """Settings of class `cls` from the command line. An unknown name or a bad value is an `InputError`."""
+    import tyro
+
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                cls,
+                args=argv,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        # tyro draws a box of several lines; a user's mistake is one line here.
+        lines = [line.strip("╭╮╰╯│─ ") for line in captured.getvalue().splitlines()]
+        raise InputError(" ".join(line for line in lines[1:] if line)) from None
+
+
+def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
+    """Entry point of every script: parse, call `main`, and end with its exit status; a rank ends without cleaning up.
+
+    A user's mistake (`InputError`, a missing file) and what the machine lacks (a full disk, a process that was killed
+    for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
+    """
+    status = _status(main, cls)
+
+    if read_ranks().world > 1:
+        # gloo's threads may still hold tensors; released while the interpreter ends, they abort the rank (pytorch #179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
+    name = Path(sys.argv[0]).name
+    try:
+        return main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0
+    except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (FileExistsError, NotADirectoryError) as mistake:
+        text = f"no folder can be at {mistake.filename or mistake}: there, or above it, is a file; give another path"
+    except (InputError, FileNotFoundError, PermissionError) as mistake:
+        text = str(mistake)
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        text = f"{fault.strerror}; free some space, then start again, with --resume where the script has it"
+    except RuntimeError as fault:
+        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
+        if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
+            raise
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again, where nobody catches it
+        text = (
+            "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
+            "--workers, and with --resume where the script has it"
+        )
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    print(f"{name}: error: {one_line(text)}", file=sys.stderr)
+    return 2
+
+
+def _unwrapped(doc: str) -> str:
+    """A script's docstring so that tyro, which fills paragraphs, keeps its tables of commands line by line."""
+    paragraphs = []
+    for paragraph in doc.strip().split("\n\n"):
+        table = any(line.startswith("    ") or "  " in line for line in paragraph.splitlines())
+        joined = re.sub(r"\n {8,}", " ", paragraph) if table else paragraph  # a command's second line
+        paragraphs.append(joined.replace("\n", "\n\n") if table else joined)
+    return "\n\n".join(paragraphs)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON types (paths as text)."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Inverse of `to_dict`; an unknown name is an `InputError`, a missing one takes its default."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"unknown settings {', '.join(unknown)} for {cls.__name__}; known: {', '.join(hints)}")
+    return cls(**{name: _convert(hints[name], value, name) for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{name} is {value!r}; it must be of type {hint.__name__}")
+    return value
