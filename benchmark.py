@@ -1,14 +1,14 @@
 """Tables of accuracy and speed that the README shows.
 
-    python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90        pictures in parallel over processes
-    python benchmark.py matching-speed --picture FILE
+    python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90        images in parallel over processes
+    python benchmark.py matching-speed --image FILE
     python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
-    python benchmark.py speed --data DIR                               cascade, losses, tuning, picture cache
+    python benchmark.py speed --data DIR                               cascade, losses, tuning, image cache
     python benchmark.py step-speed --backbone NAME --batch-sizes 8 32  training steps and embedding on this device
     python benchmark.py study --train DIR --dev DIR --out DIR          variants of the learned path, with seeds
     python benchmark.py faults --kinds files bombs training            hostile files, kills, load; about an hour for all
 
-A folder of synthesis.py has a JSON beside each picture: its forgeries are also shown by size of copy, kind of
+A folder of synthesis.py has a JSON beside each image: its forgeries are also shown by size of copy, kind of
 region, rotation, scale, blending and JPEG quality.
 """
 

@@ -3,7 +3,7 @@
 1. Strict HDBSCAN. The largest cluster is the background; another cluster whose centroid is far enough from the
    background's is a candidate.
 2. Without a candidate, the anomaly score decides: the 95th percentile of the cells' cosine distance to the
-   picture's mean vector. Below the threshold the picture is authentic.
+   image's mean vector. Below the threshold the image is authentic.
 3. Else loose HDBSCAN with smaller clusters and a smaller distance.
 4. Candidates grow from their core over neighbouring cells (8-connected) that are near the core's centroid.
 
@@ -27,10 +27,10 @@ ANOMALY_PERCENTILE = 95
 
 
 class Cells:
-    """The cells of one picture, with HDBSCAN trees made once and kept."""
+    """The cells of one image, with HDBSCAN trees made once and kept."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
-        """Take the cells of a picture, without padding.
+        """Take the cells of an image, without padding.
 
         Args:
             embeddings: (G_h, G_w, D) unit vectors, any float type.
@@ -62,7 +62,7 @@ class Cells:
         return self._trees[min_samples]
 
     def keep_only_trees(self, min_samples: list[int]) -> None:
-        """Make these trees and forget the N x N distances: 35 kB a tree instead of 9 MB a picture."""
+        """Make these trees and forget the N x N distances: 35 kB a tree instead of 9 MB an image."""
         if len(self.vectors) > 1:
             for value in min_samples:
                 self.tree(value)
@@ -79,17 +79,17 @@ class Cells:
 
 @dataclass(frozen=True)
 class Cascade:
-    """What the cascade says of one picture."""
+    """What the cascade says of one image."""
 
     labels: np.ndarray  # (G_h, G_w) int64: 0 nothing, 1..n instances, best first
     scores: tuple[float, ...]  # per instance: half the cosine distance of its core from the background, 0 to 1
     reason: str  # which step decided: `strict`, `low anomaly`, `loose` or `no candidate`
     anomaly_score: float  # 95th percentile of `anomaly`
-    anomaly: np.ndarray  # (G_h, G_w) float32 cosine distance to the picture's mean vector
+    anomaly: np.ndarray  # (G_h, G_w) float32 cosine distance to the image's mean vector
 
 
 def cascade(cells: Cells, settings: ClusteringSettings) -> Cascade:
-    """Run the cascade on one picture."""
+    """Run the cascade on one image."""
     s = settings
     strict = cells.hdbscan(s.min_cluster_size, s.min_samples, s.cluster_selection_epsilon)
     found, reason = _candidates(cells.vectors, strict, s.candidate_distance), "strict"
@@ -185,7 +185,7 @@ def squared_distances(vectors: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances (N, N) float64 between vectors (N, D) float64; exactly 0 between equal ones.
 
     |a|^2 + |b|^2 - 2 a.b, with the mean taken off first and the true lengths (float32 unit vectors are unit to 1e-7
-    only): the cells of a picture may lie so close together that rounding would change the tree.
+    only): the cells of an image may lie so close together that rounding would change the tree.
     """
     centred = vectors - vectors.mean(axis=0)
     # One thread: two gain a quarter on an idle machine and lose ten times that on a busy one, where ranks or

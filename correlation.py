@@ -1,4 +1,4 @@
-"""Where the content of a cell stands again in the picture: what a token alone cannot tell.
+"""Where the content of a cell stands again in the image: what a token alone cannot tell.
 
     numbers, match = self_correlation(tokens, valid, neighbours=6, exclusion=2)     by the backbone's tokens
     numbers, match = patch_correlation(pixels, valid, exclusion=2)                  by the pixels, 3 px apart
@@ -28,7 +28,7 @@ TOLERANCE = 5  # pixels by which matches that support each other may differ
 
 
 def self_correlation(tokens: Tensor, valid: Tensor, neighbours: int, exclusion: int) -> tuple[Tensor, Tensor]:
-    """Where each cell's content stands again in the picture, and whether the cells around it agree.
+    """Where each cell's content stands again in the image, and whether the cells around it agree.
 
     A cell has k candidate matches: the k cells of highest cosine similarity among those further than `exclusion`
     (Chebyshev). A candidate is supported by a cell j around cell i, at offset e = j - i, where a candidate of j lies
@@ -41,9 +41,9 @@ def self_correlation(tokens: Tensor, valid: Tensor, neighbours: int, exclusion: 
         exclusion: in cells.
     Returns:
         numbers: (B, G_h, G_w, k + 11) float32: the k similarities, falling; mean similarity to all distant cells;
-            similarity of the match; similarity, and support, of the match as standard scores within the picture; the
+            similarity of the match; similarity, and support, of the match as standard scores within the image; the
             share of the 8 and of the 24 cells around that support it; the share of the 24 that support it as a shift;
-            closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 + cells of the picture with
+            closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 + cells of the image with
             the same displacement, +-1 cell); displacement (rows, columns) as share of the grid. Zero for cells that
             take no part.
         match: (B, G_h, G_w) int64: the match, counted row by row. No gradient flows through the choice.
@@ -125,7 +125,7 @@ def _votes(offset: Tensor, valid: Tensor) -> Tensor:
 
 
 def patch_correlation(pixels: Tensor, valid: Tensor, exclusion: int) -> tuple[Tensor, Tensor]:
-    """The window of the picture that is most like each cell, and whether the cells around it agree.
+    """The window of the image that is most like each cell, and whether the cells around it agree.
 
     A window of 20 px around each cell's middle is compared with all windows 3 px apart whose corner is further than
     `exclusion` cells away (Chebyshev), by the cosine between their low cosine waves without the mean (27 numbers,
@@ -141,7 +141,7 @@ def patch_correlation(pixels: Tensor, valid: Tensor, exclusion: int) -> tuple[Te
     Returns:
         numbers: (B, G, G, 13) float32: similarity of the match; the best one of the other seven ways; the one of the
             mere shift; share of the 8 and of the 24 cells around that support it; similarity and support as standard
-            scores within the picture; closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 +
+            scores within the image; closeness exp(-d^2 / 8) of the match's match to the cell, d in cells; log(1 +
             cells that moved the same way, +-7 px); log(1 + standard deviation of the window, of 255); 1 for a mere
             shift; displacement (rows, columns) as share of the side. Zero for cells that take no part.
         match: (B, G, G) int64: the cell under the match's middle, counted row by row.
@@ -149,7 +149,7 @@ def patch_correlation(pixels: Tensor, valid: Tensor, exclusion: int) -> tuple[Te
     with torch.no_grad():
         grey = _grey(pixels)
         turns = _turns(pixels.device)
-        results = [_correlate_picture(picture, v, turns, exclusion) for picture, v in zip(grey, valid, strict=True)]
+        results = [_correlate_image(image, v, turns, exclusion) for image, v in zip(grey, valid, strict=True)]
     numbers, match = (torch.stack(parts) for parts in zip(*results, strict=True))
     return numbers, match
 
@@ -190,12 +190,12 @@ def _waves(device: torch.device) -> Tensor:
     return (waves / waves.flatten(1).norm(dim=1)[:, None, None])[:, None]
 
 
-def _correlate_picture(
+def _correlate_image(
     grey: Tensor, valid: Tensor, turns: list[tuple[Tensor, Tensor, Tensor]], exclusion: int
 ) -> tuple[Tensor, Tensor]:
-    """`patch_correlation` of one picture: (S, S), (G, G) -> (G, G, 13), (G, G)."""
+    """`patch_correlation` of one image: (S, S), (G, G) -> (G, G, 13), (G, G)."""
     side, device = len(valid), grey.device
-    margin = (WINDOW - PATCH) // 2  # cell c's window begins at 14 c - 3, so the picture gets a margin
+    margin = (WINDOW - PATCH) // 2  # cell c's window begins at 14 c - 3, so the image gets a margin
     padded = F.pad(grey[None, None], (margin,) * 4, mode="replicate")
     waves = _waves(device)
     cells = F.conv2d(padded, waves, stride=PATCH)[0].flatten(1).T  # (N, 27)
@@ -293,7 +293,7 @@ def _patch_numbers(
 
 
 def _standard_score(values: Tensor, valid: Tensor) -> Tensor:
-    """(B, G_h, G_w) values less their mean over the picture's cells, in standard deviations (0.02 at least)."""
+    """(B, G_h, G_w) values less their mean over the image's cells, in standard deviations (0.02 at least)."""
     count = valid.sum((1, 2), keepdim=True).clamp(min=1)
     centred = (values - (values * valid).sum((1, 2), keepdim=True) / count) * valid
     return centred / (centred.square().sum((1, 2), keepdim=True) / count).sqrt().clamp(min=0.02)

@@ -1,9 +1,9 @@
-"""Pictures and masks: finding, splitting, letterboxing, augmenting, labelling, loading (`reading.py` reads them).
+"""Images and masks: finding, splitting, letterboxing, augmenting, labelling, loading (`reading.py` reads them).
 
 A training sample goes through this file from top to bottom:
 
-    folder -- find_pictures --> Picture -- read_image, read_masks --> (H, W, 3) uint8 and (K, H, W) bool
-           -- Content.of --> picture and masks as they lie in the S x S input (this is cached)
+    folder -- find_images --> Image -- read_image, read_masks --> (H, W, 3) uint8 and (K, H, W) bool
+           -- Content.of --> image and masks as they lie in the S x S input (this is cached)
            -- on-the-fly forgery, augmentation --> the same, changed
            -- letterbox, grid_labels --> image (S, S, 3) uint8, labels (G, G): 0 background, 1..K instance, -1 padding
            -- make_loader --> batches of one rank, in an order that depends on the seed and the epoch alone
@@ -44,9 +44,9 @@ from runtime.errors import InputError
 
 
 def augmentation() -> Any:
-    """Albumentations pipeline for `image`, `masks` (the coverages and, last, what is picture).
+    """Albumentations pipeline for `image`, `masks` (the coverages and, last, what is image).
 
-    Turned pictures grow their frame, so that no copy falls off the edge and leaves its source labelled alone.
+    Turned images grow their frame, so that no copy falls off the edge and leaves its source labelled alone.
     """
     # The package asks the internet for a newer version when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -72,53 +72,53 @@ class ForgeryDataset:
     """Training samples: map-style, without torch. The same (seed, epoch, index) gives the same sample in any process.
 
     `dataset[index]` or `dataset[epoch, index]` is a dict: `image` (S, S, 3) uint8 RGB, `labels` (G, G) int64 (0
-    background, 1..K instance, -1 padding), `id` (text) and `skipped`, lines about pictures that could not be read.
+    background, 1..K instance, -1 padding), `id` (text) and `skipped`, lines about images that could not be read.
 
-    A picture that cannot be read raises InputError; with `--skip-unreadable` the next one of its kind (authentic or
+    An image that cannot be read raises InputError; with `--skip-unreadable` the next one of its kind (authentic or
     forged) that can be read takes its place, always the same one, and `skipped` tells.
     """
 
     def __init__(
         self,
-        pictures: Sequence[ImageFile],
+        image_files: Sequence[ImageFile],
         size: int,
         data: DataSettings,
         loader: LoaderSettings,
         synthesis: SynthesisSettings,
         seed: int = 0,
     ) -> None:
-        """`pictures`: with known truth, e.g. `select(...)`; `size`: S in pixels, a multiple of 14.
+        """`images`: with known truth, e.g. `select(...)`; `size`: S in pixels, a multiple of 14.
 
         Raises:
-            InputError: no pictures, `size` is no multiple of 14, or a probability outside 0 to 1.
+            InputError: no images, `size` is no multiple of 14, or a probability outside 0 to 1.
         """
-        if not pictures:
-            raise InputError("there are no pictures to train on; check the folder and the split fractions")
+        if not image_files:
+            raise InputError("there are no images to train on; check the folder and the split fractions")
         if not 0 <= loader.synthesis_probability <= 1:
             raise InputError(f"--synthesis-probability {loader.synthesis_probability} is not within 0 to 1")
         if not 0 < loader.label_coverage <= 1:
             raise InputError(f"--label-coverage {loader.label_coverage} is not over 0 and at most 1")
         Letterbox.fit((1, 1), size)
-        self.pictures, self.size, self.seed = list(pictures), size, seed
+        self.image_files, self.size, self.seed = list(image_files), size, seed
         self.data, self.loader, self.synthesis = data, loader, synthesis
         self.cache = ImageCache(loader.cache, loader.cache_gb, size) if loader.cache else None
         self.augmentation = augmentation() if loader.augment else None
-        self.authentic = np.array([index for index, picture in enumerate(self.pictures) if not picture.forged])
+        self.authentic = np.array([index for index, image_file in enumerate(self.image_files) if not image_file.forged])
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.image_files)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         skipped: list[str] = []
-        picture, content = self._read(index, skipped)
+        image_file, content = self._read(index, skipped)
         rng = np.random.default_rng([self.seed, epoch, index])
         image, coverage = content.image, content.coverage
-        if not picture.forged and self.loader.synthesis_probability > 0:
+        if not image_file.forged and self.loader.synthesis_probability > 0:
             image, coverage = self._forge(image, index, rng)
         inside = np.full((1, *image.shape[:2]), 255, np.uint8)
         if self.augmentation is not None:
-            # One generator for all transforms. `set_random_seed` would give each one the same draws: a picture would
+            # One generator for all transforms. `set_random_seed` would give each one the same draws: an image would
             # then be flipped both ways and turned, or none of it.
             self.augmentation.set_random_state(rng, random.Random(int(rng.integers(2**63))))
             changed = self.augmentation(image=image, masks=np.concatenate([coverage, inside]))
@@ -128,19 +128,19 @@ class ForgeryDataset:
         image, box = letterbox(image, self.size)
         coverage, inside = (pad_layers(resize_layers(layers, box), self.size) for layers in (coverage, inside))
         labels = grid_labels(coverage, valid_cells(inside[0]), self.loader.label_coverage)
-        return {"image": image, "labels": labels, "id": picture.id, "skipped": skipped}
+        return {"image": image, "labels": labels, "id": image_file.id, "skipped": skipped}
 
     def _read(self, index: int, skipped: list[str]) -> tuple[ImageFile, LetterboxedImage]:
-        for picture in [*self.pictures[index:], *self.pictures[:index]]:
-            if picture.forged != self.pictures[index].forged:
+        for image_file in [*self.image_files[index:], *self.image_files[:index]]:
+            if image_file.forged != self.image_files[index].forged:
                 continue
             try:
-                return picture, read_letterboxed(picture, self.size, self.data, self.cache)
+                return image_file, read_letterboxed(image_file, self.size, self.data, self.cache)
             except InputError as fault:
                 if not self.data.skip_unreadable:
                     raise
                 skipped.append(str(fault))
-        raise InputError(f"no training picture of this kind can be read; the first of {len(skipped)}: {skipped[0]}")
+        raise InputError(f"no training image of this kind can be read; the first of {len(skipped)}: {skipped[0]}")
 
     def _forge(self, image: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A forgery with `synthesis_probability`, else the same without copies, so that only copies tell them apart."""
@@ -158,7 +158,7 @@ class ForgeryDataset:
 
 
 class _Panels(Sequence):
-    """Contents of other pictures, read only when a figure is composed of them."""
+    """Contents of other images, read only when a figure is composed of them."""
 
     def __init__(self, dataset: ForgeryDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -173,10 +173,10 @@ class _Panels(Sequence):
 class StepSampler:
     """Order of one epoch, for one rank: batches of (epoch, index), each known from seed, epoch and step alone.
 
-    The pictures are shuffled by (seed, epoch) and cut into optimiser steps of `batch_size * world * accumulation`.
-    Rank r takes entries r, r + world, ... of a step's pictures and cuts them into batches of `batch_size`: which
-    pictures a step has does not depend on how many ranks share it. The last step may be smaller; where it does not
-    divide by the ranks, pictures from the start of the epoch's order fill it up, so that all ranks have the same
+    The images are shuffled by (seed, epoch) and cut into optimiser steps of `batch_size * world * accumulation`.
+    Rank r takes entries r, r + world, ... of a step's images and cuts them into batches of `batch_size`: which
+    images a step has does not depend on how many ranks share it. The last step may be smaller; where it does not
+    divide by the ranks, images from the start of the epoch's order fill it up, so that all ranks have the same
     batches. It may have fewer than `accumulation` batches, the last of them smaller (`step_sizes`).
     """
 
@@ -186,19 +186,19 @@ class StepSampler:
         batch_size: int,
         rank: int = 0,
         world: int = 1,
-        accumulation: int = 1,
+        gradient_accumulation_steps: int = 1,
         seed: int = 0,
         epoch: int = 0,
         start_step: int = 0,
     ) -> None:
-        """`length`: number of pictures. `start_step`: optimiser steps of the epoch that are done already."""
-        if min(length, batch_size, world, accumulation) < 1 or not 0 <= rank < world:
+        """`length`: number of images. `start_step`: optimiser steps of the epoch that are done already."""
+        if min(length, batch_size, world, gradient_accumulation_steps) < 1 or not 0 <= rank < world:
             raise InputError(
-                f"{length} pictures, batch size {batch_size}, accumulation {accumulation}, {world} ranks: each must be "
+                f"{length} images, batch size {batch_size}, accumulation {gradient_accumulation_steps}, {world} ranks: each must be "
                 f"at least 1, and the rank ({rank}) under the number of ranks"
             )
         self.length, self.batch_size, self.rank, self.world = length, batch_size, rank, world
-        self.accumulation, self.seed = accumulation, seed
+        self.gradient_accumulation_steps, self.seed = gradient_accumulation_steps, seed
         self.set_epoch(epoch, start_step)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -208,22 +208,22 @@ class StepSampler:
         self.epoch, self.start_step = epoch, start_step
 
     @property
-    def step_pictures(self) -> int:
-        """Pictures of a full optimiser step, all ranks together."""
-        return self.batch_size * self.world * self.accumulation
+    def step_images(self) -> int:
+        """Images of a full optimiser step, all ranks together."""
+        return self.batch_size * self.world * self.gradient_accumulation_steps
 
     @property
     def steps(self) -> int:
         """Optimiser steps of a whole epoch."""
-        return -(-self.length // self.step_pictures)
+        return -(-self.length // self.step_images)
 
     def step_sizes(self, step: int) -> list[int]:
         """Sizes of this rank's batches in an optimiser step; the same on every rank."""
-        pictures = -(-min(self.step_pictures, self.length - step * self.step_pictures) // self.world)
-        return [min(self.batch_size, pictures - start) for start in range(0, pictures, self.batch_size)]
+        image_files = -(-min(self.step_images, self.length - step * self.step_images) // self.world)
+        return [min(self.batch_size, image_files - start) for start in range(0, image_files, self.batch_size)]
 
     def order(self) -> np.ndarray:
-        """(length,) int: the epoch's order of pictures, the same on every rank."""
+        """(length,) int: the epoch's order of images, the same on every rank."""
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
 
     def __len__(self) -> int:
@@ -232,7 +232,7 @@ class StepSampler:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order, epoch = self.order(), self.epoch
         for step in range(self.start_step, self.steps):
-            chunk = order[step * self.step_pictures : (step + 1) * self.step_pictures]
+            chunk = order[step * self.step_images : (step + 1) * self.step_images]
             filled = np.concatenate([chunk, np.resize(order, -len(chunk) % self.world)])
             mine = filled[self.rank :: self.world]
             for start in range(0, len(mine), self.batch_size):
@@ -276,22 +276,22 @@ class _Reported:
 class Loader:
     """Batches of one rank (see `collate`) in the order of `sampler`; `sampler.set_epoch` says which epoch comes next.
 
-    `skipped` collects a line for every picture that could not be read (with `--skip-unreadable`), each once.
+    `skipped` collects a line for every image that could not be read (with `--skip-unreadable`), each once.
     """
 
-    def __init__(self, dataset: ForgeryDataset, sampler: StepSampler, workers: int) -> None:
+    def __init__(self, dataset: ForgeryDataset, sampler: StepSampler, num_workers: int) -> None:
         import torch
 
         self.dataset, self.sampler, self.skipped = dataset, sampler, dict[str, None]()
         self._batches = torch.utils.data.DataLoader(
             _Reported(dataset),
             batch_sampler=sampler,
-            num_workers=workers,
+            num_workers=num_workers,
             collate_fn=collate,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            multiprocessing_context=_context() if workers else None,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=_context() if num_workers else None,
             generator=torch.Generator(),  # leaves the global one alone: a resumed run must draw the same numbers
         )
         # The workers ignore SIGTERM, which is how multiprocessing would end them at exit; this comes before it.
@@ -365,25 +365,25 @@ def _start_worker(_: int) -> None:
 
 
 def make_loader(
-    pictures: Sequence[ImageFile],
+    image_files: Sequence[ImageFile],
     size: int,
     data: DataSettings,
     loader: LoaderSettings,
     synthesis: SynthesisSettings,
     *,
     batch_size: int,
-    accumulation: int = 1,
+    gradient_accumulation_steps: int = 1,
     rank: int = 0,
     world: int = 1,
     seed: int = 0,
 ) -> Loader:
-    """Training batches of one rank. `size`: S in pixels; `batch_size`: pictures per rank and batch.
+    """Training batches of one rank. `size`: S in pixels; `batch_size`: images per rank and batch.
 
     Raises:
-        InputError: no pictures, or a setting out of its range.
+        InputError: no images, or a setting out of its range.
     """
-    if loader.workers < 0:
-        raise InputError(f"--workers {loader.workers} is negative; 0 reads in the main process")
-    dataset = ForgeryDataset(pictures, size, data, loader, synthesis, seed)
-    sampler = StepSampler(len(dataset), batch_size, rank, world, accumulation, seed)
-    return Loader(dataset, sampler, loader.workers)
+    if loader.num_workers < 0:
+        raise InputError(f"--num-workers {loader.num_workers} is negative; 0 reads in the main process")
+    dataset = ForgeryDataset(image_files, size, data, loader, synthesis, seed)
+    sampler = StepSampler(len(dataset), batch_size, rank, world, gradient_accumulation_steps, seed)
+    return Loader(dataset, sampler, loader.num_workers)

@@ -1,6 +1,6 @@
-"""Write the pictures that scikit-image and scikit-learn carry in their packages, as authentic pictures for a demo.
+"""Write the images that scikit-image and scikit-learn carry in their packages, as authentic images for a demo.
 
-    python demo.py demo/pictures
+    python demo.py demo/images
 
 Nothing is downloaded. `make demo` synthesises forgeries from them and runs the whole method.
 """
@@ -33,7 +33,7 @@ NAMES = [
 
 
 def main(settings: DemoSettings) -> None:
-    """Copy the pictures into a folder."""
+    """Copy the images into a folder."""
     import skimage.data
     import sklearn.datasets
 
@@ -42,7 +42,7 @@ def main(settings: DemoSettings) -> None:
     sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
     for source in sources:
         atomic_write(settings.out / source.name, lambda temporary, s=source: temporary.write_bytes(s.read_bytes()))
-    print(f"{len(sources)} pictures in {settings.out}")
+    print(f"{len(sources)} images in {settings.out}")
 
 
 if __name__ == "__main__":

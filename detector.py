@@ -1,4 +1,4 @@
-"""The one inference path: a picture goes in, a `Detection` comes out.
+"""The one inference path: an image goes in, a `Detection` comes out.
 
     detector = Detector.load()              # pixel evidence alone; Detector.load("runs/a/best.pt") for both paths
     detection = detector.detect(image)      # image (H, W, 3) uint8 RGB
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found in one picture."""
+    """What was found in one image."""
 
-    shape: tuple[int, int]  # height and width of the picture in pixels
+    shape: tuple[int, int]  # height and width of the image in pixels
     score: float  # 0 to 1: the best instance's score, 0 when nothing was found
     instances: tuple[Instance, ...]  # best first; masks (H, W) bool
-    seconds: float  # time spent on this picture
+    seconds: float  # time spent on this image
     complete: bool = True  # False when the time budget ended the search early
-    grid: np.ndarray | None = None  # (g_h, g_w) int64 labels of the cascade over the picture: 0 nothing, 1..n instance
-    anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell from the picture's mean
+    grid: np.ndarray | None = None  # (g_h, g_w) int64 labels of the cascade over the image: 0 nothing, 1..n instance
+    anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell from the image's mean
     reason: str = ""  # why the cascade decided as it did
 
     @property
@@ -59,7 +59,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture's embedding: what the cascade and the tuning work on."""
+    """An image's embedding: what the cascade and the tuning work on."""
 
     cells: "Cells"
     box: Letterbox
@@ -80,7 +80,7 @@ class Detector:
 
         Args:
             device: where the model lies.
-            splits: base picture -> split, as it was when the model was trained.
+            splits: base image -> split, as it was when the model was trained.
         """
         if model is None and matching is None:
             raise ValueError("a detector needs a model, matching settings, or both")
@@ -134,7 +134,7 @@ class Detector:
         return Detector(self.model, self.clustering, self.device, self.splits)
 
     def embed(self, images: Sequence[np.ndarray]) -> list[Embedded]:
-        """Embed pictures (H, W, 3) uint8 RGB of any sizes, in one batch."""
+        """Embed images (H, W, 3) uint8 RGB of any sizes, in one batch."""
         import torch
 
         from clustering import Cells
@@ -144,32 +144,32 @@ class Detector:
         valid = torch.from_numpy(np.stack([box.valid for box in boxes])).to(self.device)
         with torch.inference_mode(), autocast(self.model.settings, self.device):
             embeddings = self.model(to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)), valid)
-        # The part of the grid over the picture: padding lies to the right and below.
+        # The part of the grid over the image: padding lies to the right and below.
         return [
             Embedded(Cells(grid[: rows(box), : columns(box)]), box)
             for grid, box in zip(embeddings.cpu().numpy(), boxes, strict=True)
         ]
 
     def detect(self, image: np.ndarray) -> Detection:
-        """Find the duplicated contents of one picture (H, W, 3) uint8 RGB."""
+        """Find the duplicated contents of one image (H, W, 3) uint8 RGB."""
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Sequence[np.ndarray]) -> list[Detection]:
-        """Find the duplicated contents of several pictures, embedded together."""
+        """Find the duplicated contents of several images, embedded together."""
         start = time.perf_counter()
         embedded = self.embed(images) if self.model is not None else [None] * len(images)
         share = (time.perf_counter() - start) / len(images)
-        return [self._detect(image, picture, share) for image, picture in zip(images, embedded, strict=True)]
+        return [self._detect(image, embedded, share) for image, embedded in zip(images, embedded, strict=True)]
 
-    def _detect(self, image: np.ndarray, picture: Embedded | None, seconds: float) -> Detection:
+    def _detect(self, image: np.ndarray, embedded: Embedded | None, seconds: float) -> Detection:
         start = time.perf_counter()
         proposed: list[Instance] = []
         seen: dict[str, Any] = {}
-        if picture is not None:
+        if embedded is not None:
             from clustering import cascade
 
-            found = cascade(picture.cells, self.clustering)
-            full = draw(found.labels, picture.box)
+            found = cascade(embedded.cells, self.clustering)
+            full = draw(found.labels, embedded.box)
             proposed = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
             proposed = [instance for instance in proposed if instance.mask.any()]
             seen = {"grid": found.labels, "anomaly": found.anomaly, "reason": found.reason}
@@ -193,17 +193,17 @@ def _parts(mask: np.ndarray) -> int:
 
 
 def rows(box: Letterbox) -> int:
-    """Rows of the grid that lie over the picture."""
+    """Rows of the grid that lie over the image."""
     return int(box.valid.any(axis=1).sum())
 
 
 def columns(box: Letterbox) -> int:
-    """Columns of the grid that lie over the picture."""
+    """Columns of the grid that lie over the image."""
     return int(box.valid.any(axis=0).sum())
 
 
 def draw(grid: np.ndarray, box: Letterbox) -> np.ndarray:
-    """Draw a labelling of the grid at the picture's full resolution, nearest cell: (g_h, g_w) -> (H, W)."""
+    """Draw a labelling of the grid at the image's full resolution, nearest cell: (g_h, g_w) -> (H, W)."""
     return grid[box.rows()[:, None], box.columns()]
 
 

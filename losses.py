@@ -3,12 +3,12 @@
     loss = ForgeryLoss()
     total, terms = loss(embeddings, labels, num_labels)   # (B, N, D) unit vectors, (B, N) int64
 
-Cells carry a label: 0 background, 1..K duplicated content, -1 padding. Everything is batched over pictures and
+Cells carry a label: 0 background, 1..K duplicated content, -1 padding. Everything is batched over images and
 written with sums per label (a matrix product with the one-hot labels), so that no N x N mask of positives is
-made and no Python loop goes over pictures or labels. All terms are computed in float32, also inside autocast.
+made and no Python loop goes over images or labels. All terms are computed in float32, also inside autocast.
 
-Each picture's losses are averaged over its own labels, pairs or anchors; the batch's loss is the mean over
-pictures. A term that is not defined for a picture (no anchor with a positive, no pair of labels) is zero there
+Each image's losses are averaged over its own labels, pairs or anchors; the batch's loss is the mean over
+images. A term that is not defined for an image (no anchor with a positive, no pair of labels) is zero there
 and still tied to the graph, so that every rank of a DDP job has a gradient.
 """
 
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 
 class ForgeryLoss(nn.Module):
-    """Weighted sum `w_c * SupCon + w_s * separation + w_u * uniformity`, averaged over the pictures of a batch."""
+    """Weighted sum `w_c * SupCon + w_s * separation + w_u * uniformity`, averaged over the images of a batch."""
 
     def __init__(
         self,
         supcon_weight: float = 1.2,
         separation_weight: float = 1.0,
         uniformity_weight: float = 0.5,
-        balance: bool = False,
+        class_balanced: bool = False,
         temperature: float = 0.07,
         separation_margin: float = 2.0,
         uniformity_margin: float = 0.1,
@@ -34,7 +34,7 @@ class ForgeryLoss(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
         self.weights = {"supcon": supcon_weight, "separation": separation_weight, "uniformity": uniformity_weight}
-        self.balance = balance
+        self.class_balanced = class_balanced
         self.temperature = temperature
         self.separation_margin = separation_margin
         self.uniformity_margin = uniformity_margin
@@ -64,12 +64,12 @@ class ForgeryLoss(nn.Module):
             counts = members.sum(1)  # (B, K)
             sums = members.transpose(1, 2) @ z  # (B, K, D)
             squares = torch.linalg.vecdot(z, z)  # (B, N): 1 for unit vectors, but its gradient is part of the loss
-            per_picture = {
-                "supcon": supcon(z, squares, members, counts, sums, self.temperature, self.balance),
+            per_image = {
+                "supcon": supcon(z, squares, members, counts, sums, self.temperature, self.class_balanced),
                 "separation": separation(counts, sums, self.separation_margin),
                 "uniformity": uniformity(squares, members, counts, sums, self.uniformity_margin),
             }  # each (B,)
-            terms = {name: values.mean() for name, values in per_picture.items()}
+            terms = {name: values.mean() for name, values in per_image.items()}
             total = sum(self.weights[name] * value for name, value in terms.items())
         return total, {name: value.detach() for name, value in terms.items()}
 
@@ -86,11 +86,11 @@ def supcon(
     counts: Tensor,
     sums: Tensor,
     temperature: float,
-    balance: bool = False,
+    class_balanced: bool = False,
 ) -> Tensor:
-    """Supervised contrastive loss per picture (Khosla et al. 2020, eq. 2, L_out).
+    """Supervised contrastive loss per image (Khosla et al. 2020, eq. 2, L_out).
 
-    For an anchor i with positives P(i), the other cells of its label, and A(i), all other cells of the picture:
+    For an anchor i with positives P(i), the other cells of its label, and A(i), all other cells of the image:
 
         l_i = -1 / |P(i)| sum_{p in P(i)} z_i . z_p / t  +  log sum_{a in A(i)} exp(z_i . z_a / t)
 
@@ -108,16 +108,16 @@ def supcon(
     valid = members.sum(2)  # (B, N): 1 for a cell, 0 for padding
     own = (members @ counts.unsqueeze(2)).squeeze(2)  # (B, N): cells of the anchor's label
     anchor = valid * (own > 1)
-    weight = anchor / own.clamp(min=1) if balance else anchor
+    weight = anchor / own.clamp(min=1) if class_balanced else anchor
     log_sum = _LogSumExpOthers.apply(z, valid, temperature)  # (B, N)
     to_positives = ((z @ sums.transpose(1, 2) * members).sum(2) - squares) / temperature  # (B, N)
     loss = log_sum - to_positives / (own - 1).clamp(min=1)
-    # where, not a product: a picture with a single cell has a meaningless log_sum of -1e38.
+    # where, not a product: an image with a single cell has a meaningless log_sum of -1e38.
     return (torch.where(anchor > 0, loss, 0.0) * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class _LogSumExpOthers(torch.autograd.Function):
-    """log sum_{a != i} exp(z_i . z_a / t) over the cells of each picture, padding left out.
+    """log sum_{a != i} exp(z_i . z_a / t) over the cells of each image, padding left out.
 
     The N x N matrix is the loss's cost, so its gradient is written out: one such matrix is made and kept, where
     autograd makes four.
@@ -144,10 +144,10 @@ class _LogSumExpOthers(torch.autograd.Function):
 
 
 def uniformity(squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, margin: float) -> Tensor:
-    """How far a label's cells are from their centroid, per picture: mean over labels of max(0, msd - margin).
+    """How far a label's cells are from their centroid, per image: mean over labels of max(0, msd - margin).
 
     msd is the mean squared Euclidean distance of the label's cells to the label's mean vector c (not
-    normalised): mean |z|^2 - |c|^2. An authentic picture has one label, the background with all its cells.
+    normalised): mean |z|^2 - |c|^2. An authentic image has one label, the background with all its cells.
 
     Args and returns: as `supcon`.
     """
@@ -159,11 +159,11 @@ def uniformity(squares: Tensor, members: Tensor, counts: Tensor, sums: Tensor, m
 
 
 def separation(counts: Tensor, sums: Tensor, margin: float) -> Tensor:
-    """How near the labels' centroids are, per picture: mean over pairs of labels of max(0, margin - distance).
+    """How near the labels' centroids are, per image: mean over pairs of labels of max(0, margin - distance).
 
     Centroids are mean vectors inside the unit ball, so with the method's margin of 2 the hinge never closes.
 
-    Args and returns: as `supcon`; 0 for a picture with fewer than two labels.
+    Args and returns: as `supcon`; 0 for an image with fewer than two labels.
     """
     centroids = sums / counts.clamp(min=1).unsqueeze(2)  # (B, K, D)
     square = centroids.square().sum(2)

@@ -1,9 +1,9 @@
 """How well instances were found: object F1 (oF1), pixel F1, image-level rates, run lengths.
 
-**oF1**, the metric of the Recod.ai/LUC competition, for one picture with n_gt true and n_pred predicted
+**oF1**, the metric of the Recod.ai/LUC competition, for one image with n_gt true and n_pred predicted
 instance masks at full resolution: predicted and true instances are assigned one to one so that the sum of
 their F1 is largest (Hungarian method); the mean of that F1 over the *true* instances, a missed one counting 0,
-times n_gt / max(n_gt, n_pred), which punishes extra instances. The score of a set is the mean over pictures.
+times n_gt / max(n_gt, n_pred), which punishes extra instances. The score of a set is the mean over images.
 
 | case | oF1 |
 |---|---|
@@ -39,7 +39,7 @@ def f1_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     Returns:
         (N, M) float64 in [0, 1].
     Raises:
-        ValueError: the pictures' sizes differ or the arrays are not bool.
+        ValueError: the images' sizes differ or the arrays are not bool.
     """
     if predicted.dtype != bool or true.dtype != bool:
         raise ValueError(f"masks must be bool arrays, not {predicted.dtype} and {true.dtype}")
@@ -67,7 +67,7 @@ def f1_from_counts(overlap: np.ndarray, predicted_area: np.ndarray, true_area: n
 
 
 def object_f1_from_matrix(f1: np.ndarray) -> float:
-    """oF1 of one picture from its F1 matrix (n_pred, n_gt); see the table at the top of this file."""
+    """oF1 of one image from its F1 matrix (n_pred, n_gt); see the table at the top of this file."""
     n_pred, n_gt = f1.shape
     if n_gt == 0:
         return float(n_pred == 0)
@@ -76,7 +76,7 @@ def object_f1_from_matrix(f1: np.ndarray) -> float:
 
 
 def object_f1(predicted: np.ndarray, true: np.ndarray) -> float:
-    """oF1 of one picture in [0, 1] from its masks (n_pred, H, W) and (n_gt, H, W) bool."""
+    """oF1 of one image in [0, 1] from its masks (n_pred, H, W) and (n_gt, H, W) bool."""
     return object_f1_from_matrix(f1_matrix(predicted, true))
 
 
@@ -95,7 +95,7 @@ def decode_mask(runs: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
     """Mask (H, W) bool from its run lengths.
 
     Raises:
-        ValueError: odd count, overlapping or unordered runs, or a run beyond the picture.
+        ValueError: odd count, overlapping or unordered runs, or a run beyond the image.
     """
     values = np.asarray(runs, np.int64)
     if values.ndim != 1 or len(values) % 2:
@@ -103,7 +103,7 @@ def decode_mask(runs: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
     starts, lengths = values[0::2] - 1, values[1::2]
     size = shape[0] * shape[1]
     if len(values) and (lengths.min() < 1 or starts.min() < 0 or (starts + lengths).max() > size):
-        raise ValueError(f"a run lies outside of the picture of {shape[0]} x {shape[1]} pixels")
+        raise ValueError(f"a run lies outside of the image of {shape[0]} x {shape[1]} pixels")
     if (starts[1:] < (starts + lengths)[:-1]).any():
         raise ValueError("runs overlap or are not in order")
     steps = np.zeros(size + 1, np.int8)
@@ -121,7 +121,7 @@ def write_annotations(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
     """Write a submission, `case_id,annotation`.
 
     Args:
-        rows: case id; another name of the picture, which takes its place where a spreadsheet would take the id for a
+        rows: case id; another name of the image, which takes its place where a spreadsheet would take the id for a
             formula; annotation.
     """
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
@@ -137,32 +137,32 @@ def decode_annotation(text: str, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([decode_mask(json.loads(part), shape) for part in text.split(";")])
 
 
-# One record per picture, then the table -------------------------------------------------------------------------
+# One record per image, then the table -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Record:
-    """Score of one picture; everything in the table is computed from these."""
+    """Score of one image; everything in the table is computed from these."""
 
-    id: str  # name of the picture
-    n_true: int  # true instances; 0 for an authentic picture
+    id: str  # name of the image
+    n_true: int  # true instances; 0 for an authentic image
     n_predicted: int  # predicted instances
     object_f1: float  # oF1
     pixel_tp: int  # pixels in a predicted and a true instance
     pixel_fp: int  # pixels in a predicted instance alone
     pixel_fn: int  # pixels in a true instance alone
-    score: float  # the detector's score of the picture, 0 to 1
-    seconds: float  # time for this picture
+    score: float  # the detector's score of the image, 0 to 1
+    seconds: float  # time for this image
 
     @property
     def pixel_f1(self) -> float:
-        """Pixel F1 of this picture over the union of its instances; 1 when both unions are empty."""
+        """Pixel F1 of this image over the union of its instances; 1 when both unions are empty."""
         total = 2 * self.pixel_tp + self.pixel_fp + self.pixel_fn
         return 2 * self.pixel_tp / total if total else 1.0
 
 
-def score_picture(id: str, predicted: np.ndarray, true: np.ndarray, score: float, seconds: float) -> Record:
-    """Record of one picture from masks (n_pred, H, W) and (n_gt, H, W) bool."""
+def score_image(id: str, predicted: np.ndarray, true: np.ndarray, score: float, seconds: float) -> Record:
+    """Record of one image from masks (n_pred, H, W) and (n_gt, H, W) bool."""
     found, truth = predicted.any(axis=0), true.any(axis=0)
     return Record(
         id=id,
@@ -186,18 +186,18 @@ def record_to_dict(record: Record) -> dict[str, object]:
 _FORGED: Callable[[Record], bool] = lambda r: r.n_true > 0  # noqa: E731
 _AUTHENTIC: Callable[[Record], bool] = lambda r: r.n_true == 0  # noqa: E731
 FIGURES: dict[str, tuple[str, Callable[[Record], bool], Callable[[Record], float]]] = {
-    "of1": ("oF1, all pictures", lambda r: True, lambda r: r.object_f1),
-    "of1_forged": ("oF1, forged pictures", _FORGED, lambda r: r.object_f1),
-    "false_alarms": ("authentic pictures with a false alarm", _AUTHENTIC, lambda r: float(r.n_predicted > 0)),
-    "found": ("forged pictures with a hit", _FORGED, lambda r: float(r.pixel_tp > 0)),
-    "pixel_f1": ("pixel F1, mean over forged pictures", _FORGED, lambda r: r.pixel_f1),
+    "of1": ("oF1, all images", lambda r: True, lambda r: r.object_f1),
+    "of1_forged": ("oF1, forged images", _FORGED, lambda r: r.object_f1),
+    "false_alarms": ("authentic images with a false alarm", _AUTHENTIC, lambda r: float(r.n_predicted > 0)),
+    "found": ("forged images with a hit", _FORGED, lambda r: float(r.pixel_tp > 0)),
+    "pixel_f1": ("pixel F1, mean over forged images", _FORGED, lambda r: r.pixel_f1),
     "pixel_precision": (
-        "pixel precision, mean over forged pictures",
+        "pixel precision, mean over forged images",
         _FORGED,
         lambda r: r.pixel_tp / max(r.pixel_tp + r.pixel_fp, 1),
     ),
     "pixel_recall": (
-        "pixel recall, mean over forged pictures",
+        "pixel recall, mean over forged images",
         _FORGED,
         lambda r: r.pixel_tp / max(r.pixel_tp + r.pixel_fn, 1),
     ),
@@ -205,9 +205,9 @@ FIGURES: dict[str, tuple[str, Callable[[Record], bool], Callable[[Record], float
 
 
 def summarize(records: Sequence[Record], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float | int]]:
-    """Table of `FIGURES` over the records: value, 95 % percentile bootstrap interval over pictures, and count.
+    """Table of `FIGURES` over the records: value, 95 % percentile bootstrap interval over images, and count.
 
-    A figure without any picture (false alarms when all are forged) is left out.
+    A figure without any image (false alarms when all are forged) is left out.
     """
     rng = np.random.default_rng(seed)
     table: dict[str, dict[str, float | int]] = {}
@@ -217,13 +217,13 @@ def summarize(records: Sequence[Record], resamples: int = 1000, seed: int = 0) -
             continue
         means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
         low, high = np.percentile(means, [2.5, 97.5])
-        table[name] = {"value": float(values.mean()), "low": float(low), "high": float(high), "pictures": len(values)}
+        table[name] = {"value": float(values.mean()), "low": float(low), "high": float(high), "images": len(values)}
     return table
 
 
 def format_table(table: dict[str, dict[str, float | int]]) -> str:
     """The table as aligned text, one figure a line."""
-    lines = [f"{'':44} value    95 % interval   pictures"]
+    lines = [f"{'':44} value    95 % interval   images"]
     for name, row in table.items():
         lines.append(
             f"{FIGURES[name][0]:44} {row['value']:.3f}   [{row['low']:.3f}, {row['high']:.3f}]   {row['pictures']}"

@@ -1,4 +1,4 @@
-"""A frozen DINOv2 backbone and an MLP head: a picture goes in, one unit vector per 14-px patch comes out.
+"""A frozen DINOv2 backbone and an MLP head: an image goes in, one unit vector per 14-px patch comes out.
 
     model = ForgeryModel(ModelSettings(backbone="embedded"))
     embeddings = model(to_pixels(images))      # (B, S, S, 3) uint8 -> (B, G, G, 512) float32, unit length
@@ -39,7 +39,7 @@ THREE_WAYS = (
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Pictures (B, S, S, 3) uint8 RGB -> normalised pixels (B, 3, S, S) float32 (ImageNet mean and deviation)."""
+    """Images (B, S, S, 3) uint8 RGB -> normalised pixels (B, 3, S, S) float32 (ImageNet mean and deviation)."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
     std = torch.tensor(IMAGENET_STD, device=images.device) * 255
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
@@ -71,7 +71,7 @@ class ForgeryModel(nn.Module):
         check_correlation(settings)
         self.settings = settings
         self.backbone = backbone if backbone is not None else load_backbone(settings.backbone)
-        build = build_head if settings.preset == "method" else CorrelationHead
+        build = build_head if settings.preset == "mlp" else CorrelationHead
         self.head = build(self.backbone.config.hidden_size, settings)
         self._freeze(settings.unfreeze_blocks)
         if settings.compile:
@@ -104,13 +104,13 @@ class ForgeryModel(nn.Module):
     def forward(
         self, pixels: Tensor | None, valid: Tensor | None = None, features: tuple[Tensor, ...] | None = None
     ) -> Tensor:
-        """Embed pictures.
+        """Embed images.
 
         Args:
             pixels: (B, 3, S, S) float32, normalised; S a multiple of 14. Not needed with `features`.
             valid: (B, G, G) bool, G = S / 14: cells that are not padding; all when not given. Only the
                 correlations look at it: padding is nobody's match.
-            features: what `features` gave for these pictures, where that is known already.
+            features: what `features` gave for these images, where that is known already.
         Returns:
             (B, G, G, D) float32 unit vectors.
         """
@@ -125,7 +125,7 @@ class ForgeryModel(nn.Module):
         Nothing of it changes in training while the backbone is frozen.
         """
         tokens, s = self.tokens(pixels), self.settings
-        if s.preset == "method":
+        if s.preset == "mlp":
             return (tokens,)
         valid = torch.ones(tokens.shape[:3], dtype=torch.bool, device=tokens.device) if valid is None else valid
         if s.preset == "self-correlation":
@@ -150,7 +150,7 @@ class ForgeryModel(nn.Module):
 
 def check_correlation(settings: ModelSettings) -> None:
     """Raise InputError where the grid leaves a cell fewer than k cells outside its neighbourhood."""
-    if settings.preset == "method":
+    if settings.preset == "mlp":
         return
     if settings.neighbours < 1 or settings.exclusion < 0 or settings.correlation_width < 1:
         raise InputError("--neighbours and --correlation-width must be at least 1, --exclusion at least 0")
@@ -166,7 +166,7 @@ def check_correlation(settings: ModelSettings) -> None:
 class CorrelationHead(nn.Module):
     """Head of the other presets: each cell is described together with its best match elsewhere.
 
-    A token tells what a cell shows, never whether the same stands elsewhere in the picture. So the numbers of
+    A token tells what a cell shows, never whether the same stands elsewhere in the image. So the numbers of
     correlation.py go through two 3 x 3 convolutions over the grid, and the method's MLP gets, beside the token, what
     comes out at the cell and at the cell that it matches.
     """
@@ -509,7 +509,7 @@ def _check_sizes(state: dict[str, Any], settings: ModelSettings, path: Path) -> 
     Raises:
         InputError: they differ.
     """
-    convolutions = [] if settings.preset == "method" else [settings.correlation_width] * 2
+    convolutions = [] if settings.preset == "mlp" else [settings.correlation_width] * 2
     claimed = [*convolutions, *settings.head_widths, settings.embedding_size]
     there = [len(value) for value in state["head"].values() if value.ndim in (2, 4)]
     if claimed == there and state["backbone_config"]:

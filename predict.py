@@ -1,10 +1,10 @@
-"""Find copy-move forgeries in pictures, folders, globs and PDFs, and show the evidence on a page.
+"""Find copy-move forgeries in images, folders, globs and PDFs, and show the evidence on a page.
 
     python predict.py figures/ paper.pdf --out found
     python predict.py 'scans/**/*.tif' --out found --evidence-only     # no model, no torch
-    torchrun --nproc_per_node=4 predict.py figures/ --out found        # pictures shared among the ranks
+    torchrun --nproc_per_node=4 predict.py figures/ --out found        # images shared among the ranks
 
-OUT then holds predictions.jsonl (one line per picture), masks/NAME.png (16-bit label maps: 0 background, k instance),
+OUT then holds predictions.jsonl (one line per image), masks/NAME.png (16-bit label maps: 0 background, k instance),
 submission.csv and report/index.html. A run that was stopped goes on with --resume.
 
 Exit status: 0 nothing found; 3 something found; 4 nothing found, but some files could not be read; 5 something found,
@@ -57,16 +57,16 @@ if TYPE_CHECKING:
 
 FOUND, NOTHING, UNREADABLE = "found", "nothing found", "unreadable"
 SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
-RUN_ONLY = ("paths", "out", "resume", "workers", "picture_seconds")  # settings that do not change what is found
+RUN_ONLY = ("paths", "out", "resume", "num_workers", "image_timeout")  # settings that do not change what is found
 Line = dict[str, Any]
 Key = tuple[str, int, int]  # path, page, figure
-Detect = Callable[[np.ndarray], "Detection"]  # picture (H, W, 3) uint8 RGB -> what was found
+Detect = Callable[[np.ndarray], "Detection"]  # image (H, W, 3) uint8 RGB -> what was found
 Load = Callable[[PredictSettings], Detect]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: a file, or a figure of a PDF; a PDF without a figure stands for finding its figures."""
+    """One image: a file, or a figure of a PDF; a PDF without a figure stands for finding its figures."""
 
     path: str  # absolute
     page: int | None = None  # of a PDF, from 1
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """What tells pictures apart, and their order."""
+        """What tells images apart, and their order."""
         return self.path, self.page or 0, self.figure or 0
 
     @property
@@ -86,7 +86,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of this picture's files."""
+        """Name of this image's files."""
         return unique_name(self.path, self.page, self.figure)
 
 
@@ -94,7 +94,7 @@ class Job:
 
 
 def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
-    """Absolute paths of all pictures and PDFs, sorted, each once.
+    """Absolute paths of all images and PDFs, sorted, each once.
 
     Args:
         paths: files (taken whatever their name), folders (searched recursively, links to folders not followed), or
@@ -102,15 +102,15 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
         out: folder whose content is never an input.
     Raises:
         FileNotFoundError: a path does not exist or a pattern matches nothing.
-        InputError: there is no picture at all.
+        InputError: there is no image at all.
     """
     if not paths:
-        raise InputError("no PATH was given; give pictures, folders, globs or PDFs")
+        raise InputError("no PATH was given; give images, folders, globs or PDFs")
     found: set[str] = set()
     for path in paths:
         given = [str(path)] if os.path.lexists(path) else _matches(path)
         if not given:
-            raise FileNotFoundError(f"{path} does not exist and matches nothing; give pictures, folders, globs or PDFs")
+            raise FileNotFoundError(f"{path} does not exist and matches nothing; give images, folders, globs or PDFs")
         for item in given:
             if os.path.isdir(item):
                 found.update(_walk(item))
@@ -120,7 +120,7 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
     found = {path for path in found if not path.startswith(inside)}
     if not found:
         raise InputError(
-            f"no picture under {', '.join(map(str, paths))}; looked for files ending in {', '.join(sorted(SUFFIXES))}"
+            f"no image under {', '.join(map(str, paths))}; looked for files ending in {', '.join(sorted(SUFFIXES))}"
         )
     return sorted(found)
 
@@ -144,7 +144,7 @@ def _walk(folder: str) -> Iterator[str]:
                 yield os.path.abspath(path)
 
 
-# One picture ------------------------------------------------------------------------------------------------------
+# One image ------------------------------------------------------------------------------------------------------
 
 
 def load_detector(settings: PredictSettings) -> Detect:
@@ -157,18 +157,18 @@ def load_detector(settings: PredictSettings) -> Detect:
 
 
 class Worker:
-    """Examines pictures one after the other, in a process of its own or in this one."""
+    """Examines images one after the other, in a process of its own or in this one."""
 
     def __init__(self, settings: PredictSettings, load: Load) -> None:
-        """`load(settings)` gives the function that takes a picture (H, W, 3) uint8 RGB to its Detection."""
+        """`load(settings)` gives the function that takes an image (H, W, 3) uint8 RGB to its Detection."""
         self.settings = settings
         self.detect = load(settings)
 
     def examine(self, job: Job) -> Line | list[Job]:
-        """The line of a picture, after its mask and its part of the report are on disk; a PDF's figures as jobs.
+        """The line of an image, after its mask and its part of the report are on disk; a PDF's figures as jobs.
 
-        A picture that cannot be read gives a line with the reason. So does one that the program fails on: it costs
-        this picture and not the run, and its traceback goes to stderr.
+        An image that cannot be read gives a line with the reason. So does one that the program fails on: it costs
+        this image and not the run, and its traceback goes to stderr.
         """
         try:
             if job.page is None and job.path.lower().endswith(".pdf"):
@@ -177,14 +177,14 @@ class Worker:
             detection = self.detect(image)
         except (InputError, OSError) as fault:
             if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise  # a full disk is no fault of the picture
+                raise  # a full disk is no fault of the image
             return unreadable(job, str(fault))
         except Exception as fault:
             return failed(job, fault)
         try:
             return self._write(job, image, detection)
         except OSError:
-            raise  # of the output folder: no picture would fare better
+            raise  # of the output folder: no image would fare better
         except Exception as fault:
             return failed(job, fault)
 
@@ -216,13 +216,13 @@ class Worker:
 
 
 def unreadable(job: Job, error: str) -> Line:
-    """Line of a picture that could not be examined."""
+    """Line of an image that could not be examined."""
     return {"path": job.path, **job.place, "name": job.name, "verdict": UNREADABLE, "score": 0.0, "error": error,
             "instances": []}  # fmt: skip
 
 
 def failed(job: Job, fault: Exception) -> Line:
-    """Line of a picture that the program failed on: memory that ran out, or a fault with its traceback on stderr."""
+    """Line of an image that the program failed on: memory that ran out, or a fault with its traceback on stderr."""
     if isinstance(fault, MemoryError):
         return unreadable(job, "there was not enough memory to examine it")
     import traceback
@@ -232,7 +232,7 @@ def failed(job: Job, fault: Exception) -> Line:
 
 
 def describe(job: Job, detection: "Detection") -> Line:
-    """Line of predictions.jsonl for a picture that was examined."""
+    """Line of predictions.jsonl for an image that was examined."""
     line: Line = {"path": job.path, **job.place, "name": job.name}
     line |= {"width": detection.shape[1], "height": detection.shape[0]}
     line |= {"verdict": FOUND if detection.instances else NOTHING, "score": round(float(detection.score), 6)}
@@ -291,7 +291,7 @@ def _label_png(masks: np.ndarray) -> bytes:
     return coded.tobytes()
 
 
-# Many pictures ----------------------------------------------------------------------------------------------------
+# Many images ----------------------------------------------------------------------------------------------------
 
 
 class WorkerProcess:
@@ -311,11 +311,11 @@ class WorkerProcess:
         self.process.start()
         end.close()
         self.job: Job | None = None
-        self.seconds = settings.picture_seconds or math.inf  # for one picture
+        self.seconds = settings.image_timeout or math.inf  # for one image
         self.deadline = math.inf
 
     def give(self, job: Job) -> None:
-        """Let it examine a picture. A process that has died shows that at `take`."""
+        """Let it examine an image. A process that has died shows that at `take`."""
         self.job = job
         with contextlib.suppress(OSError):
             self.pipe.send(job)
@@ -338,7 +338,7 @@ class WorkerProcess:
     def give_up(self) -> Line:
         """End it, since it takes too long."""
         self.stop()
-        return unreadable(self.job, f"given up after {self.seconds:g} s (--picture-seconds)")
+        return unreadable(self.job, f"given up after {self.seconds:g} s (--image-timeout)")
 
     def stop(self) -> None:
         """End it at once."""
@@ -362,7 +362,7 @@ def _work(pipe: "Connection", settings: PredictSettings, load: Load, ranks: Rank
         worker = Worker(settings, load)
         while True:
             job = pipe.recv()
-            pipe.send(None)  # loading a model does not count as time for the picture
+            pipe.send(None)  # loading a model does not count as time for the image
             pipe.send(worker.examine(job))
     except (EOFError, BrokenPipeError):
         return
@@ -371,7 +371,7 @@ def _work(pipe: "Connection", settings: PredictSettings, load: Load, ranks: Rank
 
 
 def _use_one_core(settings: PredictSettings, ranks: Ranks) -> None:
-    """One thread each, since the pictures are what runs in parallel."""
+    """One thread each, since the images are what runs in parallel."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -384,15 +384,15 @@ def _use_one_core(settings: PredictSettings, ranks: Ranks) -> None:
 
 
 def examine_all(
-    queue: deque[Job], settings: PredictSettings, load: Load, workers: int
+    queue: deque[Job], settings: PredictSettings, load: Load, num_workers: int
 ) -> Iterator[tuple[Job, Line | list[Job]]]:
     """Examine the jobs in `workers` processes; results come in the order in which they are ready.
 
     `queue` is taken from as processes get free, so the caller may add to it between results. A process that dies or
-    takes longer than `picture_seconds` costs the picture it had, which gets a line with the reason; another process
+    takes longer than `image_timeout` costs the image it had, which gets a line with the reason; another process
     takes its place. With 0 workers everything happens in this process.
     """
-    if workers == 0:
+    if num_workers == 0:
         worker = Worker(settings, load)
         while queue:
             job = queue.popleft()
@@ -405,7 +405,7 @@ def examine_all(
     team: list[WorkerProcess] = []
     try:
         while queue or any(member.job for member in team):
-            while queue and (free := _free(team, settings, load, workers)):
+            while queue and (free := _free(team, settings, load, num_workers)):
                 free.give(queue.popleft())
             busy = {member.pipe: member for member in team if member.job}
             first = min(member.deadline for member in busy.values())
@@ -449,13 +449,13 @@ def read_lines(path: Path) -> Iterator[Line]:
                 line["path"], line["verdict"]
             except (ValueError, TypeError, KeyError):
                 raise InputError(
-                    f"line {number} of {path} is damaged; delete that line and --resume does its picture again"
+                    f"line {number} of {path} is damaged; delete that line and --resume does its image again"
                 ) from None
             yield line
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a killed run left unfinished, so that its picture is done again."""
+    """Cut off a last line that a killed run left unfinished, so that its image is done again."""
     if not path.exists():
         return
     with open(path, "r+b") as file:
@@ -515,7 +515,7 @@ def _own_part(out: Path, ranks: Ranks) -> Path:
 
 
 def merge(out: Path) -> Path:
-    """All parts as one predictions.jsonl, every picture once, sorted by path, page and figure; it appears whole.
+    """All parts as one predictions.jsonl, every image once, sorted by path, page and figure; it appears whole.
 
     The parts are nearly in this order, in which they were written: memory holds only the places of what comes late.
     """
@@ -574,8 +574,8 @@ _KEY = re.compile(rb'\{"path": ("(?:[^"\\]|\\.)*")(?:, "page": (\d+), "figure": 
 def write_submission(out: Path) -> None:
     """Write submission.csv.
 
-    case_id is the file's name without its ending (with page and figure of a PDF), or the picture's unique name where
-    two would be the same or a spreadsheet would take it for a formula. A picture that could not be read counts as
+    case_id is the file's name without its ending (with page and figure of a PDF), or the image's unique name where
+    two would be the same or a spreadsheet would take it for a formula. An image that could not be read counts as
     authentic.
     """
 
@@ -594,7 +594,7 @@ def write_submission(out: Path) -> None:
 
 
 def write_report(settings: PredictSettings, command: str) -> Path:
-    """The evidence page of all pictures in predictions.jsonl."""
+    """The evidence page of all images in predictions.jsonl."""
     folder = settings.out / "report"
 
     def entries() -> Iterator[Entry]:
@@ -614,7 +614,7 @@ def write_report(settings: PredictSettings, command: str) -> Path:
     return write_page(
         folder,
         entries,
-        title=f"Pictures of {', '.join(names[:3])}{more}",
+        title=f"Images of {', '.join(names[:3])}{more}",
         run=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12],
         details={"Command": command, "Settings": json.dumps(shown), "Python": platform.python_version()},
     )
@@ -624,9 +624,9 @@ def write_report(settings: PredictSettings, command: str) -> Path:
 
 
 def read_done(out: Path, doubtful: bool = False) -> tuple[set[Key], Counter]:
-    """Keys of the pictures that are done; how many there are of each verdict, and of findings.
+    """Keys of the images that are done; how many there are of each verdict, and of findings.
 
-    A picture that has a line is done; where `doubtful`, only if the files that belong to it hold something.
+    An image that has a line is done; where `doubtful`, only if the files that belong to it hold something.
     """
     done, verdicts = set(), Counter()
     for path in _parts(out):
@@ -642,7 +642,7 @@ def read_done(out: Path, doubtful: bool = False) -> tuple[set[Key], Counter]:
 def _has_files(out: Path, line: Line) -> bool:
     if line["verdict"] == UNREADABLE:
         return True
-    folder = out / "report" / "pictures" / line["name"]
+    folder = out / "report" / "images" / line["name"]
     files = [*(folder.iterdir() if folder.is_dir() else [folder]), *([out / line["mask"]] if "mask" in line else [])]
     return all(path.is_file() and path.stat().st_size for path in files)
 
@@ -662,15 +662,17 @@ def examine_share(
     ranks: Ranks,
     load: Load,
 ) -> None:
-    """Examine this rank's inputs, leaving out what is done, and append a line for each picture."""
+    """Examine this rank's inputs, leaving out what is done, and append a line for each image."""
     from tqdm import tqdm
 
     queue = deque(Job(path) for path in mine if (path, 0, 0) not in done)
-    workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // _local_ranks())
-    bar = tqdm(total=len(mine), initial=len(mine) - len(queue), unit="picture", disable=not ranks.main, smoothing=0.1)
+    num_workers = (
+        settings.num_workers if settings.num_workers is not None else max(1, (os.cpu_count() or 1) // _local_ranks())
+    )
+    bar = tqdm(total=len(mine), initial=len(mine) - len(queue), unit="image", disable=not ranks.main, smoothing=0.1)
     with bar, open(_own_part(settings.out, ranks), "a", encoding="ascii") as file:
         bar.set_postfix(findings=verdicts["findings"], unreadable=verdicts[UNREADABLE])
-        for _, result in examine_all(queue, settings, load, workers):
+        for _, result in examine_all(queue, settings, load, num_workers):
             if isinstance(result, list):  # a PDF's figures come next
                 figures = [figure for figure in result if figure.key not in done]
                 queue.extendleft(reversed(figures))
@@ -690,7 +692,7 @@ def _local_ranks() -> int:
 
 
 def main(settings: PredictSettings, load: Load = load_detector) -> int:
-    """Examine all pictures, write everything, and return the exit status (see the top of this file)."""
+    """Examine all images, write everything, and return the exit status (see the top of this file)."""
     ranks = read_ranks()
     check(settings)
     doubtful = may_have_lost_files(settings.out)
@@ -708,9 +710,9 @@ def main(settings: PredictSettings, load: Load = load_detector) -> int:
 
 
 def close(settings: PredictSettings, ranks: Ranks) -> int:
-    """What is left to do once all pictures have their lines; the exit status."""
+    """What is left to do once all images have their lines; the exit status."""
     merge(settings.out)
-    for folder in ("", "masks/", "report/", "report/pictures/"):
+    for folder in ("", "masks/", "report/", "report/images/"):
         for left in settings.out.glob(f"{folder}.*.tmp"):  # of a run that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_submission(settings.out)
@@ -727,14 +729,14 @@ def check(settings: PredictSettings) -> None:
         raise InputError(f"--evidence-only uses no model; leave out {', '.join(given)}, or --evidence-only")
     if given and settings.checkpoint is None:
         raise InputError(f"{', '.join(given)} belong to a model; give its --checkpoint too")
-    if settings.workers is not None and settings.workers < 0:
-        raise InputError(f"--workers is {settings.workers}; it must be 0 (in this process) or more")
+    if settings.num_workers is not None and settings.num_workers < 0:
+        raise InputError(f"--num-workers is {settings.num_workers}; it must be 0 (in this process) or more")
     for path in (settings.checkpoint, settings.clustering):
         if path is not None and str(path) != "embedded" and not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
     from copymove.scoring import score_threshold
 
-    score_threshold(settings.matching.max_false_alarms)  # else every picture would count as unreadable
+    score_threshold(settings.matching.target_fpr)  # else every image would count as unreadable
 
 
 def agree(ranks: Ranks) -> str:
@@ -780,7 +782,7 @@ def summarize(out: Path, page: Path) -> int:
         if line["verdict"] == UNREADABLE and len(errors) < 5:
             errors.append(f"not read: {line['path']}: {line['error']}")
     print(
-        f"{sum(verdicts.values())} pictures: {verdicts[FOUND]} with findings ({findings} in all), "
+        f"{sum(verdicts.values())} images: {verdicts[FOUND]} with findings ({findings} in all), "
         f"{verdicts[NOTHING]} with nothing found, {verdicts[UNREADABLE]} not readable"
     )
     for error in errors:

@@ -1,10 +1,10 @@
 """Teach a small backbone, from a random start, to know a patch again that was turned, scaled or pasted elsewhere.
 
-    python pretrain.py --data PICTURES --out runs/backbone            authentic pictures, no truth needed
+    python pretrain.py --data IMAGES --out runs/backbone            authentic images, no truth needed
     python train.py --data DIR --backbone runs/backbone/backbone --preset self-correlation --out runs/a
 
-A step makes two views of each picture of a batch: a crop, and the same crop moved, turned, scaled, mirrored and
-recoloured, of which a blot is pasted into another picture. A cell of one view must find its place in the other among
+A step makes two views of each image of a batch: a crop, and the same crop moved, turned, scaled, mirrored and
+recoloured, of which a blot is pasted into another image. A cell of one view must find its place in the other among
 all cells of the other view and all distant cells of its own (InfoNCE, van den Oord et al. 2018, on the backbone's
 tokens). That is the question a search for copies asks: is this content there once more, and where?
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-CONTENT_SIZE = 462  # longer side of a picture, in pixels, at which views of scale 1 are taken
+CONTENT_SIZE = 462  # longer side of an image, in pixels, at which views of scale 1 are taken
 NEAR = 2  # cells of the own view this near (Chebyshev) are no contrast: they show partly the same
 BLANK = 2.0  # cells whose grey values deviate by less than this, of 255, cannot be told apart and are no anchors
 POSITION_WIDTH = 64  # channels of the tokens that begin as a code of the position
@@ -49,7 +49,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two views of a picture, N = G * G cells each.
+    """Two views of an image, N = G * G cells each.
 
     images: (2, S, S, 3) uint8 RGB. places: (2, N, 4) int64 and shares: (2, N, 4) float32: the four cells of the other
     view around the place of a cell, and their bilinear weights; all zero where a cell is no anchor.
@@ -62,7 +62,7 @@ class Pair:
 
 @dataclass
 class Views:
-    """Makes pairs out of pictures that are kept in memory in two sizes."""
+    """Makes pairs out of images that are kept in memory in two sizes."""
 
     images: list[np.ndarray]  # (H, W, 3) uint8 RGB
     size: int  # S, side of a view in pixels
@@ -78,7 +78,7 @@ class Views:
         self.images = []
 
     def pair(self, index: int, rng: np.random.Generator, difficulty: float = 1.0) -> Pair:
-        """A pair of views of picture `index`; `difficulty` 0 to 1, see `random_change`."""
+        """A pair of views of image `index`; `difficulty` 0 to 1, see `random_change`."""
         base = self._base(index, rng)
         first, inside = self._view(index, base)
         change = random_change(self.size, rng, difficulty)
@@ -98,7 +98,7 @@ class Views:
         return Pair(images, np.stack([f[0] for f in found]), np.stack([f[1] for f in found]))
 
     def _base(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """(3, 3) map from pixels of the small level to a view: scale 0.8 to 2, inside the picture where it can be."""
+        """(3, 3) map from pixels of the small level to a view: scale 0.8 to 2, inside the image where it can be."""
         height, width = self.levels[index][0].shape[:2]
         scale = math.exp(rng.uniform(math.log(0.8), math.log(2.0)))
         half = self.size / scale / 2
@@ -107,7 +107,7 @@ class Views:
         return np.array([[scale, 0, middle - scale * centre[0]], [0, scale, middle - scale * centre[1]], [0, 0, 1.0]])
 
     def _view(self, index: int, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The view (S, S, 3) uint8, and (S, S) bool where it shows the picture."""
+        """The view (S, S, 3) uint8, and (S, S) bool where it shows the image."""
         from images.letterbox import PADDING
 
         small, large = self.levels[index]
@@ -211,7 +211,7 @@ def correspond(matrix: np.ndarray, anchor: np.ndarray, visible: np.ndarray) -> t
 def dct_filters(count: int) -> np.ndarray:
     """(count, 3, 14, 14) float32 filters: the lowest cosine waves of grey, and of two colour differences.
 
-    Each has a norm in proportion to its frequency, since the amplitudes of pictures fall about as 1 / frequency, so
+    Each has a norm in proportion to its frequency, since the amplitudes of images fall about as 1 / frequency, so
     that all answer about as strongly. Of five filters three are grey.
     """
     order = sorted(((u, v) for u in range(PATCH) for v in range(PATCH)), key=lambda w: (sum(w), abs(w[0] - w[1]), w))
@@ -226,7 +226,7 @@ def dct_filters(count: int) -> np.ndarray:
         u, v = order[used[colour]]
         used[colour] += 1
         wave = np.outer(np.cos(u * position), np.cos(v * position))
-        gain = (1 + u + v) / 4 if u + v else 1 / 60  # found on the pictures: about 0.5 for all, in normalised pixels
+        gain = (1 + u + v) / 4 if u + v else 1 / 60  # found on the images: about 0.5 for all, in normalised pixels
         wave *= gain / np.linalg.norm(wave)
         filters[i] = colours[colour][:, None, None] * wave
     return filters
@@ -237,7 +237,7 @@ def set_local_start(backbone: "nn.Module") -> None:
 
     The patch projection begins with cosine waves (`dct_filters`).
 
-    A transformer from a random start first has to find out which tokens are neighbours, which takes more pictures
+    A transformer from a random start first has to find out which tokens are neighbours, which takes more images
     than a CPU sees in hours. So, in the manner of ConViT (d'Ascoli et al. 2021), `POSITION_WIDTH` channels of the
     tokens begin as random Fourier features of the position (Rahimi and Recht 2007), whose inner product falls off
     like a Gaussian with the distance, and queries and keys of all but the last two blocks as maps of those channels:
@@ -280,7 +280,7 @@ def tokens(backbone: "nn.Module", pixels: "Tensor", corners: "Tensor") -> "Tenso
     """Unit tokens (B, N, D) of views (B, 3, S, S) that lie in the backbone's own grid with their corner at `corners`.
 
     Interpolated position embeddings would make neighbours of a small view look further apart than those of a whole
-    picture; instead each view takes a window of them, at another place each time, corners (B, 2) int64 (row, column).
+    image; instead each view takes a window of them, at another place each time, corners (B, 2) int64 (row, column).
     """
     import torch
     from torch.nn import functional as F
@@ -347,7 +347,7 @@ def train(settings: PretrainSettings) -> int:
     if last.exists() and not settings.resume:
         raise InputError(f"{settings.out} holds a run already; go on with --resume or choose another --out")
     checkpoint = load_checkpoint(last) if settings.resume else None
-    views = Views(read_pictures(settings), settings.view_size)
+    views = Views(read_images(settings), settings.view_size)
     backbone = random_backbone(settings.seed)
     set_local_start(backbone)
     backbone.log_temperature = torch.nn.Parameter(torch.tensor(math.log(settings.temperature)))
@@ -401,14 +401,14 @@ def check_same_run(before: dict[str, Any], settings: PretrainSettings) -> None:
         raise InputError(f"{settings.out} belongs to other settings: {', '.join(changed)}; give the same ones")
 
 
-def read_pictures(settings: PretrainSettings) -> list[np.ndarray]:
-    """All authentic pictures of the folder, in the order of their names."""
+def read_images(settings: PretrainSettings) -> list[np.ndarray]:
+    """All authentic images of the folder, in the order of their names."""
     from images.folders import find_images, read_all, readable_images
 
-    pictures, skipped = readable_images(find_images(settings.data.data), settings.data)
-    authentic = [picture for picture in pictures if picture.forged is False]
+    scenes, skipped = readable_images(find_images(settings.data.data), settings.data)
+    authentic = [scene for scene in scenes if scene.forged is False]
     if not authentic:
-        raise InputError(f"{settings.data.data} holds no authentic pictures; give a folder that does")
+        raise InputError(f"{settings.data.data} holds no authentic images; give a folder that does")
     images = [image for _, image, _ in read_all(authentic, settings.data, skipped)]
     for line in skipped:
         print(f"left out: {line}")

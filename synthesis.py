@@ -1,12 +1,12 @@
-"""Copy-move forgeries with exact instance masks, made out of authentic pictures.
+"""Copy-move forgeries with exact instance masks, made out of authentic images.
 
     python synthesis.py --authentic DIR --out DIR --count 2000 --seed 0
     python synthesis.py --authentic DIR --out DIR --content-kinds object --min-copy-pixels 20 --max-copy-pixels 60
 
 The second makes single cells of 20 to 60 pixels only; all limits and kinds are options below.
 Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and beside every
-picture <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic pictures it
-was made from. Pictures with the same `base` may share pixels and belong into the same split. OUT/synthesis.json keeps
+image <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic images it
+was made from. Images with the same `base` may share pixels and belong into the same split. OUT/synthesis.json keeps
 the settings; a run that was stopped goes on with --resume and ends with the same files.
 """
 
@@ -31,19 +31,19 @@ from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
 from runtime.workers import follow_parent
 
-RUN_ONLY = ("authentic", "out", "workers", "resume")  # settings that do not change what is made
+RUN_ONLY = ("authentic", "out", "num_workers", "resume")  # settings that do not change what is made
 
 
-TRIES = 12  # authentic pictures tried for one forgery before the run stops
+TRIES = 12  # authentic images tried for one forgery before the run stops
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture to write."""
+    """One image to write."""
 
     settings: SynthesizeSettings
     number: int
-    groups: list[list[Path]]  # tried in this order; the first of each is the picture that is forged
+    groups: list[list[Path]]  # tried in this order; the first of each is the image that is forged
     bases: list[str]  # name of each group
 
     @property
@@ -52,7 +52,7 @@ class _Job:
 
     @property
     def files(self) -> list[Path]:
-        """Record, picture and, of a forgery, masks."""
+        """Record, image and, of a forgery, masks."""
         folder, name = self.settings.out / ("forged" if self.forged else "authentic"), f"{self.number:06d}"
         masks = [self.settings.out / "masks" / f"{name}.npy"] if self.forged else []
         return [folder / f"{name}.json", folder / f"{name}.png", *masks]
@@ -64,7 +64,7 @@ class _Job:
 
 
 def group(paths: Sequence[Path], size: int) -> list[list[Path]]:
-    """Cut the pictures into groups of at most `size` from one folder, in the order of their names.
+    """Cut the images into groups of at most `size` from one folder, in the order of their names.
 
     Neighbours in name are often frames of one series: they stay together, and so in one split.
     """
@@ -76,32 +76,32 @@ def group(paths: Sequence[Path], size: int) -> list[list[Path]]:
 
 
 def main(settings: SynthesizeSettings) -> None:
-    """Write `count` forgeries and the authentic pictures beside them."""
+    """Write `count` forgeries and the authentic images beside them."""
     from tqdm import tqdm
 
-    if settings.count < 1 or settings.workers < 1 or settings.group_size < 1:
+    if settings.count < 1 or settings.num_workers < 1 or settings.group_size < 1:
         raise InputError("count, workers and group_size must be at least 1")
-    paths = [picture.image for picture in find_images(settings.authentic) if picture.forged is False]
+    paths = [image.image for image in find_images(settings.authentic) if image.forged is False]
     if not paths:
-        raise InputError(f"{settings.authentic} holds no authentic pictures; give the folder that does")
+        raise InputError(f"{settings.authentic} holds no authentic images; give the folder that does")
     _prepare(settings, paths)
     jobs = _jobs(settings, paths)
     left = [job for job in jobs if not job.done]
     left_out: set[str] = set()
-    with tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="picture", desc="synthesis") as bar:
-        for reasons in _map(_write, left, settings.workers):
+    with tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="image", desc="synthesis") as bar:
+        for reasons in _map(_write, left, settings.num_workers):
             left_out.update(reasons)
             bar.update()
-    print(f"{settings.count} forged and {len(jobs) - settings.count} authentic pictures in {settings.out}")
+    print(f"{settings.count} forged and {len(jobs) - settings.count} authentic images in {settings.out}")
     for reason in sorted(left_out):
         print(f"left out: {reason}")
 
 
 def _prepare(settings: SynthesizeSettings, paths: Sequence[Path]) -> None:
-    """Make the folder, or check that the run in it can go on, which needs the same settings and pictures."""
+    """Make the folder, or check that the run in it can go on, which needs the same settings and images."""
     own = {name: value for name, value in to_dict(settings).items() if name not in RUN_ONLY}
     names = "\n".join(str(path.relative_to(settings.authentic)) for path in paths)
-    now = {"settings": own, "pictures": hashlib.sha256(os.fsencode(names)).hexdigest()}
+    now = {"settings": own, "images": hashlib.sha256(os.fsencode(names)).hexdigest()}
     saved = settings.out / "synthesis.json"
     if not settings.resume:
         if settings.out.exists() and any(settings.out.iterdir()):
@@ -111,13 +111,13 @@ def _prepare(settings: SynthesizeSettings, paths: Sequence[Path]) -> None:
     if not saved.exists():
         raise InputError(f"--resume: there is no run in {settings.out} ({saved.name} is missing); start without it")
     if read_json(saved) != now:
-        raise InputError(f"--resume with other settings or pictures than in {saved}; give the same, or another --out")
+        raise InputError(f"--resume with other settings or images than in {saved}; give the same, or another --out")
     for left in settings.out.glob("*/.*.tmp"):  # of a process that was killed
         left.unlink()
 
 
 def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
-    """Every authentic picture is used as often as every other one, in an order that the seed shuffles."""
+    """Every authentic image is used as often as every other one, in an order that the seed shuffles."""
     choices = []
     for members in group(paths, settings.group_size):
         base = "__".join(members[0].relative_to(settings.authentic).with_suffix("").parts)
@@ -131,16 +131,16 @@ def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
     return jobs
 
 
-def _map(function: Callable[[_Job], list[str]], jobs: Sequence[_Job], workers: int) -> Iterator[list[str]]:
+def _map(function: Callable[[_Job], list[str]], jobs: Sequence[_Job], num_workers: int) -> Iterator[list[str]]:
     """Results of all jobs, in processes of their own when there is more than one worker."""
-    if workers == 1:
+    if num_workers == 1:
         yield from map(function, jobs)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=_start_worker) as pool:
         try:
             yield from pool.map(function, jobs, chunksize=4)
         finally:
@@ -153,7 +153,7 @@ def _start_worker() -> None:
 
 
 def _write(job: _Job) -> list[str]:
-    """Make one picture and write its files; returns which authentic pictures were left out, and why."""
+    """Make one image and write its files; returns which authentic images were left out, and why."""
     settings, left_out = job.settings, []
     for attempt, (base, paths) in enumerate(zip(job.bases, job.groups, strict=True)):
         images = _read(paths, settings.skip_unreadable, left_out)
@@ -170,11 +170,11 @@ def _write(job: _Job) -> list[str]:
             left_out.append(f"{paths[0]}: {fault}")
             continue
         if forgery.record["forged"] == job.forged:
-            _save(forgery, job, {"base": base, "pictures": names})
+            _save(forgery, job, {"base": base, "images": names})
             return left_out
     raise InputError(
-        f"no picture to make number {job.number} of: {len(job.groups)} were tried, among them {job.groups[0][0]}; "
-        f"give larger or more structured pictures, or allow more content_kinds. {'; '.join(left_out[:3])}"
+        f"no image to make number {job.number} of: {len(job.groups)} were tried, among them {job.groups[0][0]}; "
+        f"give larger or more structured images, or allow more content_kinds. {'; '.join(left_out[:3])}"
     )
 
 
@@ -192,12 +192,12 @@ def _read(paths: Sequence[Path], skip_unreadable: bool, left_out: list[str]) -> 
 
 
 def _save(forgery: Forgery, job: _Job, origin: dict[str, Any]) -> None:
-    record, picture, *masks = job.files
+    record, image, *masks = job.files
     _, data = cv2.imencode(".png", forgery.image[..., ::-1])
     text = json.dumps(forgery.record | origin, indent=2) + "\n"
     # Many small files: waiting for the disk would take longer than making them, and --resume makes empty ones again.
     atomic_write(record, lambda path: path.write_text(text), lasting=False)
-    atomic_write(picture, lambda path: path.write_bytes(data), lasting=False)
+    atomic_write(image, lambda path: path.write_bytes(data), lasting=False)
     for path in masks:
         atomic_write(path, lambda path: _save_array(path, forgery.masks), lasting=False)
 

@@ -1,13 +1,13 @@
-"""Score detection on pictures whose truth is known, and write a submission.
+"""Score detection on images whose truth is known, and write a submission.
 
     python test.py --data DIR --checkpoint runs/a/best.pt --clustering runs/a/tuned.json --out runs/a/test
     python test.py --data DIR --split all --out runs/evidence      without a checkpoint: the matching alone
-    torchrun --nproc_per_node=gpu test.py ...                      the pictures are shared among the ranks
+    torchrun --nproc_per_node=gpu test.py ...                      the images are shared among the ranks
 
 The table shows the embedding alone, the matching alone, and both joined. OUT gets metrics.json (the table),
-records.jsonl (one line per picture and way, from which the table can be computed again), submission.csv and
-report/index.html, a page that shows every picture with its findings and its truth (both of the last way).
-Pictures without truth (test_images/) have no record.
+records.jsonl (one line per image and way, from which the table can be computed again), submission.csv and
+report/index.html, a page that shows every image with its findings and its truth (both of the last way).
+Images without truth (test_images/) have no record.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one picture."""
+    """What became of one image."""
 
     case_id: str
     annotation: str  # of the submission
@@ -54,7 +54,7 @@ def main(settings: TestSettings) -> int:
         summary = write_results(settings.out, results, f"{ranks.world} process(es) on {device.type}")
         write_report(settings, results, summary)
         print(
-            f"\n{len(results)} pictures; {settings.out} has metrics.json, records.jsonl, submission.csv "
+            f"\n{len(results)} images; {settings.out} has metrics.json, records.jsonl, submission.csv "
             "and report/index.html"
         )
     finish()
@@ -62,29 +62,29 @@ def main(settings: TestSettings) -> int:
 
 
 def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], list[str]]:
-    """This rank's results, and a line for each picture that could not be read."""
+    """This rank's results, and a line for each image that could not be read."""
     from tqdm import tqdm
 
     from images.folders import find_images, read_all, select_split
-    from metrics import encode_annotation, score_picture
+    from metrics import encode_annotation, score_image
     from report.entries import illustrate, unique_name
 
-    ways, splits = load_ways(settings)
-    pictures = find_images(settings.data.data)
+    modes, splits = load_ways(settings)
+    image_files = find_images(settings.data.data)
     if settings.split != "all":
-        pictures = select_split(pictures, splits, settings.split)
-    names = case_ids(pictures)
+        image_files = select_split(image_files, splits, settings.split)
+    names = case_ids(image_files)
     results, skipped = [], []
-    bar = tqdm(ranks.share(pictures), desc="test", unit="picture", disable=not ranks.main)
-    for picture, image, masks in read_all(bar, settings.data, skipped):
-        name, records = names[picture.image], {}
-        for way, detector in ways.items():
+    bar = tqdm(ranks.share(image_files), desc="test", unit="image", disable=not ranks.main)
+    for image_file, image, masks in read_all(bar, settings.data, skipped):
+        name, records = names[image_file.image], {}
+        for mode, detector in modes.items():
             found = detector.detect(image)
-            if picture.forged is not None:
-                records[way] = score_picture(name, found.masks, masks, found.score, found.seconds)
-        page_name = unique_name(picture.image)
-        truth = {} if picture.forged is None else {"truth": masks, "record": records[way]}
-        illustrate(settings.out / "report", page_name, picture.image, image, found, **truth)
+            if image_file.forged is not None:
+                records[mode] = score_image(name, found.masks, masks, found.score, found.seconds)
+        page_name = unique_name(image_file.image)
+        truth = {} if image_file.forged is None else {"truth": masks, "record": records[mode]}
+        illustrate(settings.out / "report", page_name, image_file.image, image, found, **truth)
         results.append(Result(name, encode_annotation(found.masks), records, page_name))
     return results, skipped
 
@@ -96,38 +96,38 @@ def load_ways(settings: TestSettings) -> "tuple[dict[str, Detector], Mapping[str
     whole = Detector.load(settings.checkpoint, settings.clustering, settings.backbone, settings.matching)
     if settings.checkpoint is None:
         if settings.split != "all":
-            raise InputError("without --checkpoint there is no split; give --split all to score every picture")
+            raise InputError("without --checkpoint there is no split; give --split all to score every image")
         return {"matching": whole}, {}
-    ways = {way: whole if way == "both" else whole.alone(way) for way in settings.ways}
-    if not ways:
-        raise InputError("--ways names no way; allowed: embedding matching both")
-    return ways, whole.splits
+    modes = {mode: whole if mode == "both" else whole.alone(mode) for mode in settings.modes}
+    if not modes:
+        raise InputError("--modes names no way; allowed: embedding matching both")
+    return modes, whole.splits
 
 
-def case_ids(pictures: "list[ImageFile]") -> dict[Path, str]:
-    """A name for each picture: its id, with the folder before it where an authentic and a forged one share the id."""
-    count = Counter(picture.id for picture in pictures)
-    return {p.image: p.id if count[p.id] == 1 else f"{p.image.parent.name}/{p.id}" for p in pictures}
+def case_ids(image_files: "list[ImageFile]") -> dict[Path, str]:
+    """A name for each image: its id, with the folder before it where an authentic and a forged one share the id."""
+    count = Counter(image_file.id for image_file in image_files)
+    return {p.image: p.id if count[p.id] == 1 else f"{p.image.parent.name}/{p.id}" for p in image_files}
 
 
 def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, Any]:
     """Write the three files and print the table, which is also returned."""
     from metrics import format_table, record_to_dict, summarize, write_annotations
 
-    ways = {way: [r.records[way] for r in results if r.records] for r in results for way in r.records}
+    modes = {mode: [r.records[mode] for r in results if r.records] for r in results for mode in r.records}
 
     def write_records(path: Path) -> None:
-        lines = [{"way": way} | record_to_dict(record) for way, records in ways.items() for record in records]
+        lines = [{"way": mode} | record_to_dict(record) for mode, records in modes.items() for record in records]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     rows = [(result.case_id, result.page_name, result.annotation) for result in results]
     summary: dict[str, Any] = {"hardware": hardware, "ways": {}}
-    for way, records in ways.items():
+    for mode, records in modes.items():
         seconds = sum(record.seconds for record in records)
         rate = len(records) / seconds
-        summary["ways"][way] = {"figures": summarize(records), "pictures_per_second": rate}
-        print(f"\n{way}: {rate:.2f} pictures per second in each process; {hardware}")
-        print(format_table(summary["ways"][way]["figures"]))
+        summary["ways"][mode] = {"figures": summarize(records), "images_per_second": rate}
+        print(f"\n{mode}: {rate:.2f} images per second in each process; {hardware}")
+        print(format_table(summary["ways"][mode]["figures"]))
     atomic_write(out / "records.jsonl", write_records)
     atomic_write(out / "submission.csv", lambda path: write_annotations(path, rows))
     write_json(out / "metrics.json", summary)
@@ -135,21 +135,21 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
 
 
 def write_report(settings: TestSettings, results: list[Result], summary: dict[str, Any]) -> None:
-    """The page that shows each picture of the last way with its truth, worst first."""
+    """The page that shows each image of the last way with its truth, worst first."""
     from metrics import FIGURES
     from report.entries import read_entry
     from report.page import write_page
 
-    folder, ways = settings.out / "report", summary["ways"]
-    names = [name for name in FIGURES if any(name in way["figures"] for way in ways.values())]
-    cells = [[FIGURES[name][0], *(_cell(way["figures"].get(name)) for way in ways.values())] for name in names]
+    folder, modes = settings.out / "report", summary["ways"]
+    names = [name for name in FIGURES if any(name in mode["figures"] for mode in modes.values())]
+    cells = [[FIGURES[name][0], *(_cell(mode["figures"].get(name)) for mode in modes.values())] for name in names]
     write_page(
         folder,
         lambda: (read_entry(folder, result.page_name) for result in results),
         title=f"Test on {settings.data.data.name}",
         run=hashlib.sha256(str(settings.out.resolve()).encode()).hexdigest()[:12],
         details={"Settings": json.dumps(to_dict(settings)), "Hardware": summary["hardware"]},
-        table=[["", *ways], *cells] if ways else [],
+        table=[["", *modes], *cells] if modes else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""Train the head on a frozen DINOv2 backbone, so that copied regions of a picture cluster together.
+"""Train the head on a frozen DINOv2 backbone, so that copied regions of an image cluster together.
 
 One GPU, or none:      python train.py --data DIR --out runs/a
 All GPUs of a node:    torchrun --nproc_per_node=gpu train.py --data DIR --out runs/a
@@ -30,8 +30,8 @@ from runtime.errors import InputError
 from runtime.files import atomic_write, exclusive_lock, flush_to_disk, write_json
 
 # Settings that may change when a run goes on: they do not change what is learned.
-FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.workers"}
-FREE_ON_RESUME |= {"loader.cache", "loader.cache_gb", "keep_features"}
+FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.num_workers"}
+FREE_ON_RESUME |= {"loader.cache", "loader.cache_gb", "cache_features"}
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Run:
     ranks: Ranks
     device: Any
     loader: Any
-    validation: list[Any]  # pictures scored after every epoch
+    validation: list[Any]  # images scored after every epoch
     splits: dict[str, str]
     identity: dict[str, Any]  # what must be the same when the run goes on
     model: Any
@@ -184,14 +184,14 @@ def open_run(settings: TrainSettings) -> dict[str, Any] | None:
     from model import check_image_size, load_checkpoint, locate_backbone
 
     check_image_size(settings.model.image_size)
-    for name in ("epochs", "batch_size", "accumulation", "patience"):
+    for name in ("epochs", "batch_size", "gradient_accumulation_steps", "patience"):
         if getattr(settings, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1")
     changing = (
         settings.loader.augment or settings.loader.synthesis_probability > 0 or settings.model.unfreeze_blocks > 0
     )
-    if settings.keep_features and changing:
-        raise InputError("--keep-features needs --no-augment, no --synthesis-probability and no --unfreeze-blocks")
+    if settings.cache_features and changing:
+        raise InputError("--cache-features needs --no-augment, no --synthesis-probability and no --unfreeze-blocks")
     locate_backbone(settings.model.backbone)
     last = settings.out / "last.pt"
     restarted = read_ranks().restarts > 0 and last.exists()  # torchrun starts a failed job again
@@ -214,9 +214,9 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
     ranks, device = start()
     seed_everything(settings.seed)
     interrupt = Interrupt()
-    pictures, skipped = readable_images(find_images(settings.data.data), settings.data)
-    splits = split_images(pictures, settings.split, checkpoint["splits"] if checkpoint else None)
-    training, validation = select_split(pictures, splits, "train"), select_split(pictures, splits, "val")
+    image_files, skipped = readable_images(find_images(settings.data.data), settings.data)
+    splits = split_images(image_files, settings.split, checkpoint["splits"] if checkpoint else None)
+    training, validation = select_split(image_files, splits, "train"), select_split(image_files, splits, "val")
     loader = make_loader(
         training,
         settings.model.image_size,
@@ -224,7 +224,7 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         settings.loader,
         settings.synthesis,
         batch_size=settings.batch_size,
-        accumulation=settings.accumulation,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         rank=ranks.rank,
         world=ranks.world,
         seed=settings.seed,
@@ -236,11 +236,11 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         ranks=ranks,
         device=device,
         loader=loader,
-        validation=_every_nth(validation, settings.validation_pictures),
+        validation=_every_nth(validation, settings.validation_images),
         splits=splits,
         identity={
             "settings": to_dict(settings),
-            "step_pictures": loader.sampler.step_pictures,
+            "step_images": loader.sampler.step_images,
             "training": _names_hash(training),
             "validation": _names_hash(validation),
         },
@@ -306,16 +306,16 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
     from model import to_pixels
 
     set_learning_rates(run)
-    pictures = sum(len(batch["ids"]) for batch in batches)
+    image_files = sum(len(batch["ids"]) for batch in batches)
     sums = torch.zeros(4, dtype=torch.float64, device=run.device)  # mean loss and its terms
     for i, batch in enumerate(batches):
-        share = len(batch["ids"]) / pictures  # the last batch of an epoch may be smaller
+        share = len(batch["ids"]) / image_files  # the last batch of an epoch may be smaller
         alone = run.wrapped is run.model
         # Gradients travel between ranks with the last batch of a step only.
         with contextlib.nullcontext() if alone or i == len(batches) - 1 else run.wrapped.no_sync():
             labels = batch["labels"].to(run.device, non_blocking=True)
             with run.autocast:
-                if run.settings.keep_features:
+                if run.settings.cache_features:
                     embeddings = run.wrapped(None, features=known_features(run, batch["image"], labels >= 0))
                 else:
                     embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
@@ -328,7 +328,7 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
     if not all(map(math.isfinite, means)):
         raise InputError(_diverged(run, values))
     run.scaler.unscale_(run.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
@@ -337,10 +337,10 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
 
 
 def known_features(run: Run, images: Any, valid: Any) -> tuple[Any, ...]:
-    """The model's features of a batch, computed when a picture comes for the first time and kept on the CPU.
+    """The model's features of a batch, computed when an image comes for the first time and kept on the CPU.
 
     Args:
-        images: (B, S, S, 3) uint8. valid: (B, G, G) bool. The key is the picture's content.
+        images: (B, S, S, 3) uint8. valid: (B, G, G) bool. The key is the image's content.
     """
     import torch
 
@@ -371,22 +371,22 @@ def set_learning_rates(run: Run) -> None:
 
 
 def validate(run: Run) -> dict[str, float] | None:
-    """Validation figures by the real inference path, every picture exactly once; None when asked to stop."""
+    """Validation figures by the real inference path, every image exactly once; None when asked to stop."""
     import torch
     from tqdm import tqdm
 
     from detector import Detector
     from images.folders import read_all
-    from metrics import score_picture, summarize
+    from metrics import score_image, summarize
 
     detector = Detector(run.model.eval(), run.settings.clustering, run.device)
     mine, records, skipped = run.ranks.share(run.validation), [], []
-    bar = tqdm(total=len(mine), desc="validation", unit="picture", disable=not run.ranks.main, leave=False)
-    for picture, image, masks in read_all(mine, run.settings.data, skipped):
+    bar = tqdm(total=len(mine), desc="validation", unit="image", disable=not run.ranks.main, leave=False)
+    for image_file, image, masks in read_all(mine, run.settings.data, skipped):
         if run.interrupt.signal:
             break
         found = detector.detect(image)
-        records.append(score_picture(picture.id, found.masks, masks, found.score, found.seconds))
+        records.append(score_image(image_file.id, found.masks, masks, found.score, found.seconds))
         bar.update()
     bar.close()
     run.model.train()
@@ -406,7 +406,7 @@ def end_epoch(run: Run, figures: dict[str, float]) -> None:
     if improved:
         progress.best_of1, progress.best_epoch = figures["of1"], progress.epoch
     if run.log:
-        line = {"epoch": progress.epoch, "pictures": len(run.validation), **figures}
+        line = {"epoch": progress.epoch, "images": len(run.validation), **figures}
         run.log.write("epoch", progress.total_steps, line)
         run.log.events.flush()
         print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
@@ -460,15 +460,15 @@ def _diverged(run: Run, values: dict[str, float]) -> str:
     )
 
 
-def _every_nth(pictures: list[Any], count: int | None) -> list[Any]:
-    """`count` pictures spread over the list, so that authentic and forged ones stay in proportion."""
-    if count is None or count >= len(pictures):
-        return pictures
-    return [pictures[i * len(pictures) // count] for i in range(count)]
+def _every_nth(image_files: list[Any], count: int | None) -> list[Any]:
+    """`count` images spread over the list, so that authentic and forged ones stay in proportion."""
+    if count is None or count >= len(image_files):
+        return image_files
+    return [image_files[i * len(image_files) // count] for i in range(count)]
 
 
-def _names_hash(pictures: list[Any]) -> str:
-    names = "\n".join(f"{picture.id} {picture.forged} {picture.base}" for picture in pictures)
+def _names_hash(image_files: list[Any]) -> str:
+    names = "\n".join(f"{image_file.id} {image_file.forged} {image_file.base}" for image_file in image_files)
     return hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -485,13 +485,13 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> N
         raise InputError(
             f"{last} belongs to other settings: {'; '.join(changed)}. Give the same ones, or start a new --out"
         )
-    if saved["step_pictures"] != now["step_pictures"]:
+    if saved["step_images"] != now["step_images"]:
         raise InputError(
-            f"{last} was made with {saved['step_pictures']} pictures per optimiser step over all ranks, now it would "
+            f"{last} was made with {saved['step_pictures']} images per optimiser step over all ranks, now it would "
             f"be {now['step_pictures']}; use the same number of processes"
         )
     if (saved["training"], saved["validation"]) != (now["training"], now["validation"]):
-        raise InputError(f"the pictures in the data folder are not those that {last} was made with; restore them")
+        raise InputError(f"the images in the data folder are not those that {last} was made with; restore them")
 
 
 def _check_same_place(run: Run) -> None:
@@ -515,14 +515,14 @@ def _announce(run: Run, training: list[Any], skipped: list[str]) -> None:
     """Say what is about to happen, before the first bar."""
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
-    forged = sum(bool(picture.forged) for picture in training)
+    forged = sum(bool(image_file.forged) for image_file in training)
     test = sum(split == "test" for split in run.splits.values())
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     held = sum(p.numel() for p in run.model.parameters())
     again = f"; going on at epoch {run.progress.epoch}, step {run.progress.step}" if run.progress.total_steps else ""
     print(
-        f"{len(training)} training pictures ({forged} forged), {len(run.validation)} for validation, {test} base "
-        f"pictures kept for the test, {len(skipped)} left out\n{trained:,} of {held:,} parameters are trained; "
+        f"{len(training)} training images ({forged} forged), {len(run.validation)} for validation, {test} base "
+        f"images kept for the test, {len(skipped)} left out\n{trained:,} of {held:,} parameters are trained; "
         f"{run.ranks.world} process(es) on {run.device.type}; run folder {run.settings.out}{again}",
         flush=True,
     )

@@ -2,9 +2,9 @@
 
     python tuning.py --data DIR --checkpoint runs/a/best.pt --out runs/a/tuned.json
 
-The pictures are embedded once; then Optuna searches for the highest validation oF1, of all pictures or, with
---max-false-alarms, of the forged ones at a bounded rate of false alarms. OUT gets the best parameters;
-beside it lie the study (.sqlite3: the same command goes on where it was stopped), the trials (.csv) and a picture and
+The images are embedded once; then Optuna searches for the highest validation oF1, of all images or, with
+--target-fpr, of the forged ones at a bounded rate of false alarms. OUT gets the best parameters;
+beside it lie the study (.sqlite3: the same command goes on where it was stopped), the trials (.csv) and an image and
 a page of the search (.png, .html).
 """
 
@@ -42,25 +42,27 @@ SPACE: dict[str, tuple[float, float] | list[int]] = {
 
 @dataclass
 class Example:
-    """A validation picture, ready to be scored with any parameters."""
+    """A validation image, ready to be scored with any parameters."""
 
     cells: "Cells"
     counts: "np.ndarray"  # (K, g_h, g_w) float64: pixels of each true instance in each cell
-    areas: "np.ndarray"  # (g_h, g_w) float64: pixels of the picture in each cell
+    areas: "np.ndarray"  # (g_h, g_w) float64: pixels of the image in each cell
 
     @classmethod
-    def of(cls, picture: Any, masks: "np.ndarray") -> "Example":
-        """From an `Embedded` picture and its masks (K, H, W) bool."""
+    def of(cls, image_file: Any, masks: "np.ndarray") -> "Example":
+        """From an `Embedded` image and its masks (K, H, W) bool."""
         import numpy as np
 
         from detector import columns, rows
 
-        box = picture.box
+        box = image_file.box
         # One-hot rows and columns: counts[k] = R^T mask C, all pixels of a cell summed.
         r, c = np.eye(rows(box))[box.rows()], np.eye(columns(box))[box.columns()]  # (H, g_h), (W, g_w)
         counts = [r.T @ (mask.astype(np.float32) @ c) for mask in masks]
         return cls(
-            picture.cells, np.array(counts).reshape(len(masks), rows(box), columns(box)), np.outer(r.sum(0), c.sum(0))
+            image_file.cells,
+            np.array(counts).reshape(len(masks), rows(box), columns(box)),
+            np.outer(r.sum(0), c.sum(0)),
         )
 
     def score(self, settings: ClusteringSettings) -> float:
@@ -87,8 +89,8 @@ def main(settings: TuningSettings) -> int:
 
     if settings.trials < 1:
         raise InputError(f"--trials is {settings.trials}; it must be at least 1")
-    if settings.max_false_alarms is not None and not 0 <= settings.max_false_alarms <= 1:
-        raise InputError(f"--max-false-alarms is {settings.max_false_alarms}; it is a share from 0 to 1")
+    if settings.target_fpr is not None and not 0 <= settings.target_fpr <= 1:
+        raise InputError(f"--target-fpr is {settings.target_fpr}; it is a share from 0 to 1")
     detector = Detector.load(settings.checkpoint, backbone=settings.backbone)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,26 +111,26 @@ def main(settings: TuningSettings) -> int:
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number, n_startup_trials=20, multivariate=True)
         trial = study.ask()
         values = suggest(trial)
-        study.tell(trial, objective(examples, ClusteringSettings(**values), settings.max_false_alarms))
+        study.tell(trial, objective(examples, ClusteringSettings(**values), settings.target_fpr))
         bar.set_postfix(best=f"{study.best_value:.4f}")
     write_results(study, settings, len(examples))
     return 0
 
 
-def objective(examples: Sequence[Example], clustering: ClusteringSettings, max_false_alarms: float | None) -> float:
-    """What the search maximises: mean oF1 of all pictures, or of the forged ones while the alarms are bounded.
+def objective(examples: Sequence[Example], clustering: ClusteringSettings, target_fpr: float | None) -> float:
+    """What the search maximises: mean oF1 of all images, or of the forged ones while the alarms are bounded.
 
-    Where half of the pictures are authentic an empty answer has a mean of 0.5, and the search ends at parameters that
+    Where half of the images are authentic an empty answer has a mean of 0.5, and the search ends at parameters that
     find next to nothing; a bound says how many alarms a finding may cost. Over the bound the value is negative: the
-    bound less the share of authentic pictures with an alarm.
+    bound less the share of authentic images with an alarm.
     """
     scores = [(example.score(clustering), len(example.counts) > 0) for example in examples]
     forged = [score for score, is_forged in scores if is_forged]
     alarms = [1.0 - score for score, is_forged in scores if not is_forged]
-    if max_false_alarms is None:
+    if target_fpr is None:
         return sum(score for score, _ in scores) / len(scores)
     share = sum(alarms) / max(len(alarms), 1)
-    return sum(forged) / max(len(forged), 1) if share <= max_false_alarms else max_false_alarms - share
+    return sum(forged) / max(len(forged), 1) if share <= target_fpr else target_fpr - share
 
 
 def embed_split(detector: Any, settings: TuningSettings) -> list[Example]:
@@ -137,14 +139,14 @@ def embed_split(detector: Any, settings: TuningSettings) -> list[Example]:
 
     from images.folders import find_images, read_all, select_split
 
-    pictures = select_split(find_images(settings.data.data), detector.splits, "val")
+    image_files = select_split(find_images(settings.data.data), detector.splits, "val")
     samples = sorted({*SPACE["min_samples"], *SPACE["loose_min_samples"]})
     own = {detector.clustering.min_samples, detector.clustering.loose_min_samples}
     examples, skipped = [], []
-    for _, image, masks in read_all(tqdm(pictures, desc="embedding", unit="picture"), settings.data, skipped):
-        picture = detector.embed([image])[0]
-        picture.cells.keep_only_trees(sorted({*samples, *own}))
-        examples.append(Example.of(picture, masks))
+    for _, image, masks in read_all(tqdm(image_files, desc="embedding", unit="image"), settings.data, skipped):
+        image_file = detector.embed([image])[0]
+        image_file.cells.keep_only_trees(sorted({*samples, *own}))
+        examples.append(Example.of(image_file, masks))
     for line in skipped:
         print(f"left out: {line}")
     return examples
@@ -171,12 +173,12 @@ def _finished(study: Any) -> list[Any]:
     return [trial for trial in study.trials if trial.value is not None]
 
 
-def _check_same_study(study: Any, storage: Path, settings: TuningSettings, pictures: int) -> None:
-    """A study belongs to one checkpoint and one set of pictures."""
+def _check_same_study(study: Any, storage: Path, settings: TuningSettings, image_files: int) -> None:
+    """A study belongs to one checkpoint and one set of images."""
     digest = hashlib.sha256(settings.checkpoint.read_bytes()).hexdigest()[:16]
-    identity = {"checkpoint": digest, "pictures": pictures, "seed": settings.seed}
-    if settings.max_false_alarms is not None:
-        identity["max_false_alarms"] = settings.max_false_alarms
+    identity = {"checkpoint": digest, "images": image_files, "seed": settings.seed}
+    if settings.target_fpr is not None:
+        identity["target_fpr"] = settings.target_fpr
     known = study.user_attrs.get("identity", identity)
     if known != identity:
         raise InputError(
@@ -186,7 +188,7 @@ def _check_same_study(study: Any, storage: Path, settings: TuningSettings, pictu
     study.set_user_attr("identity", identity)
 
 
-def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
+def write_results(study: Any, settings: TuningSettings, image_files: int) -> None:
     """The best parameters as JSON, the trials as CSV, the search as PNG and page; and a line on the screen."""
     from report.training_page import write_run_page
 
@@ -199,8 +201,8 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
             "clustering": clustering,
             "of1": best.value,
             "of1_before": first.value,
-            "max_false_alarms": settings.max_false_alarms,
-            "pictures": pictures,
+            "target_fpr": settings.target_fpr,
+            "images": image_files,
             "trials": len(trials),
             "checkpoint": str(settings.checkpoint),
         },
@@ -213,13 +215,13 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
             table.writerows([t.number, t.value, *(t.params[name] for name in SPACE)] for t in trials)
 
     atomic_write(settings.out.with_suffix(".csv"), write_table)
-    picture = settings.out.with_suffix(".png")
-    plot_search(trials, picture)
+    image_file = settings.out.with_suffix(".png")
+    plot_search(trials, image_file)
     changed = [[name, str(first.params[name]), str(best.params[name])] for name in SPACE]
     write_run_page(
         settings.out.with_suffix(".html"),
         title=f"Tuning of {settings.checkpoint}",
-        figures=[("Validation oF1 of every trial, over the trials and over each parameter", picture)],
+        figures=[("Validation oF1 of every trial, over the trials and over each parameter", image_file)],
         tables=[
             (
                 "Parameters",
@@ -228,9 +230,9 @@ def write_results(study: Any, settings: TuningSettings, pictures: int) -> None:
         ],
         details={"Settings": json.dumps(to_dict(settings))},
     )
-    of = "" if settings.max_false_alarms is None else f" of the forged at {settings.max_false_alarms:g} alarms or fewer"
+    of = "" if settings.target_fpr is None else f" of the forged at {settings.target_fpr:g} alarms or fewer"
     print(
-        f"validation oF1{of} {best.value:.4f} (before tuning {first.value:.4f}) over {pictures} pictures, trial "
+        f"validation oF1{of} {best.value:.4f} (before tuning {first.value:.4f}) over {image_files} images, trial "
         f"{best.number} of {len(trials)}; parameters in {settings.out}"
     )
 

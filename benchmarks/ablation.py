@@ -28,10 +28,10 @@ from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
 from synthesis import main
 
-TUNING_SHARE = 0.3  # of the base pictures made of TRAIN
+TUNING_SHARE = 0.3  # of the base images made of TRAIN
 
 
-SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the pictures are the same for all variants and seeds
+SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the images are the same for all variants and seeds
 
 
 NARROW = {"head_widths": (256, 192), "embedding_size": 128}  # a fifth of the time of the method's head
@@ -74,7 +74,7 @@ VARIANTS: dict[str, Variant] = {
 def study(settings: StudySettings) -> int | None:
     """Run what is missing and print the table; the exit status of a training that was asked to stop."""
     check(settings)
-    make_pictures(settings)
+    make_images(settings)
     with kept_features(settings.out / "features"):
         for seed in settings.seeds:  # outermost: a study that is stopped has the same seeds of all variants
             for name in settings.variants:
@@ -100,7 +100,7 @@ def check(settings: StudySettings) -> None:
     write_json(path, same)
 
 
-def make_pictures(settings: StudySettings) -> None:
+def make_images(settings: StudySettings) -> None:
     """OUT/training and OUT/held-out, each whole or not at all."""
 
     wanted = {
@@ -120,7 +120,7 @@ def make_pictures(settings: StudySettings) -> None:
                 count=forged,
                 authentic_count=count,
                 seed=SYNTHESIS_SEEDS[name],
-                workers=1,
+                num_workers=1,
             )
         )
         os.replace(unfinished, folder)
@@ -139,13 +139,11 @@ def run_variant(settings: StudySettings, name: str, seed: int) -> int:
         status = train.main(training(settings, name, seed, folder))
     if status:
         return status
-    # Not best.pt: a cascade that was not tuned yet and a few pictures are too little to choose an epoch by.
+    # Not best.pt: a cascade that was not tuned yet and a few images are too little to choose an epoch by.
     checkpoint, tuned = folder / "last.pt", folder / "tuned.json"
     data = DataSettings(settings.out / "training")
 
-    tuning.main(
-        TuningSettings(data, checkpoint, tuned, settings.trials, seed, max_false_alarms=settings.max_false_alarms)
-    )
+    tuning.main(TuningSettings(data, checkpoint, tuned, settings.trials, seed, target_fpr=settings.target_fpr))
     score(settings, folder)
     return 0
 
@@ -164,35 +162,35 @@ def training(settings: StudySettings, name: str, seed: int, folder: Path) -> Tra
         resume=(folder / "last.pt").exists(),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=settings.learning_rate,
         backbone_learning_rate=settings.learning_rate / 10,
         patience=settings.epochs,
-        validation_pictures=8,
+        validation_images=8,
         checkpoint_seconds=60.0,
-        keep_features=not variant.end_to_end,
+        cache_features=not variant.end_to_end,
         seed=seed,
         split=SplitSettings(val_fraction=TUNING_SHARE, test_fraction=0.0),
-        loader=LoaderSettings(workers=0, augment=False, **variant.loader),
+        loader=LoaderSettings(num_workers=0, augment=False, **variant.loader),
         model=model,
         loss=LossSettings(**variant.loss),
     )
 
 
 def score(settings: StudySettings, folder: Path) -> None:
-    """records.jsonl of a run: the embedding alone on every held-out picture."""
+    """records.jsonl of a run: the embedding alone on every held-out image."""
     from tqdm import tqdm
 
     from detector import Detector
-    from metrics import record_to_dict, score_picture
+    from metrics import record_to_dict, score_image
 
     detector = Detector.load(folder / "last.pt", folder / "tuned.json").alone("embedding")
-    pictures = find_images(settings.out / "held-out")
+    image_files = find_images(settings.out / "held-out")
     lines = []
     data = DataSettings(settings.out / "held-out")
-    for picture, image, masks in read_all(tqdm(pictures, desc="held out", unit="picture"), data, []):
+    for image_file, image, masks in read_all(tqdm(image_files, desc="held out", unit="image"), data, []):
         found = detector.detect(image)
-        record = score_picture(picture.id, found.masks, masks, found.score, found.seconds)
+        record = score_image(image_file.id, found.masks, masks, found.score, found.seconds)
         lines.append(json.dumps(record_to_dict(record)) + "\n")
     atomic_write(folder / "records.jsonl", lambda path: path.write_text("".join(lines)))
 
@@ -237,14 +235,14 @@ def kept_features(folder: Path) -> Iterator[None]:
             return compute(model, pixels, valid)
         valid = torch.ones(len(pixels), s.grid_size, s.grid_size, dtype=torch.bool) if valid is None else valid
         rows = []
-        for picture, cells in zip(pixels.split(1), valid.split(1), strict=True):
+        for image_file, cells in zip(pixels.split(1), valid.split(1), strict=True):
             content = hashlib.blake2b(f"{s.preset} {s.neighbours} {s.exclusion}".encode(), digest_size=16)
-            content.update(picture.cpu().numpy().tobytes())
+            content.update(image_file.cpu().numpy().tobytes())
             content.update(cells.cpu().numpy().tobytes())
             path = folder / f"{content.hexdigest()}.pt"
             if not path.exists():
                 with torch.no_grad():
-                    found = tuple(value.cpu().clone() for value in compute(model, picture, cells))
+                    found = tuple(value.cpu().clone() for value in compute(model, image_file, cells))
                 atomic_write(path, lambda temporary, found=found: torch.save(found, temporary), lasting=False)
             rows.append(torch.load(path, weights_only=True))
         return tuple(torch.cat(values).to(pixels.device) for values in zip(*rows, strict=True))

@@ -37,15 +37,15 @@ def accuracy(settings: AccuracySettings) -> None:
         (folder, choose_images(folder, settings.limit)) for folder in settings.data
     ]  # a missing folder stops here
     head = ("forged", "found", "oF1", "pixel F1", "authentic", "alarms", "s/MP", "cut")
-    for place, (folder, pictures) in enumerate(chosen):
-        jobs = [(picture, settings.matching, settings.jpeg, settings.noise) for picture in pictures]
-        results = list(map_in_processes(_score, jobs, settings.workers))
+    for place, (folder, image_files) in enumerate(chosen):
+        jobs = [(image_file, settings.matching, settings.jpeg, settings.noise) for image_file in image_files]
+        results = list(map_in_processes(_score, jobs, settings.num_workers))
         if place == 0:  # no head over an error
             print(f"{'set':24} " + " ".join(f"{name:>{width}}" for name, width in zip(head, WIDTHS, strict=True)))
         print(_line(folder.name, results), flush=True)
-        for picture, (record, _, _) in zip(pictures, results, strict=True):
+        for image_file, (record, _, _) in zip(image_files, results, strict=True):
             lines.append(json.dumps({"set": str(folder), **record_to_dict(record)}))
-            truth = picture.image.with_suffix(".json")
+            truth = image_file.image.with_suffix(".json")
             if record.n_true and truth.is_file():
                 described.append((record, read_json(truth)))
     for title, key in BY.items():
@@ -55,7 +55,7 @@ def accuracy(settings: AccuracySettings) -> None:
 
 
 def choose_images(folder: Path, limit: int | None) -> "list[ImageFile]":
-    """Pictures of a folder whose truth is known; `limit` of the forged and of the authentic, evenly spread."""
+    """Images of a folder whose truth is known; `limit` of the forged and of the authentic, evenly spread."""
 
     chosen = []
     for forged in (True, False):
@@ -66,7 +66,7 @@ def choose_images(folder: Path, limit: int | None) -> "list[ImageFile]":
 
 
 def recompress(image: "np.ndarray", jpeg: int | None, noise: float) -> "np.ndarray":
-    """Picture (H, W, 3) uint8 with Gaussian noise, then saved as JPEG and read again."""
+    """Image (H, W, 3) uint8 with Gaussian noise, then saved as JPEG and read again."""
     import cv2
     import numpy as np
 
@@ -80,23 +80,27 @@ def recompress(image: "np.ndarray", jpeg: int | None, noise: float) -> "np.ndarr
 
 
 def _score(job: "tuple[ImageFile, MatchingSettings, int | None, float]") -> "tuple[Record, float, bool]":
-    """Record of one picture, its megapixels, and whether the search was complete."""
+    """Record of one image, its megapixels, and whether the search was complete."""
     import cv2
     import numpy as np
 
-    from metrics import score_picture
+    from metrics import score_image
 
     cv2.setNumThreads(1)
-    picture, settings, jpeg, noise = job
-    image = recompress(read_image(picture.image), jpeg, noise)
+    image_file, settings, jpeg, noise = job
+    image = recompress(read_image(image_file.image), jpeg, noise)
     shape = image.shape[:2]
     begun = time.perf_counter()
     found = detect_copies(image, settings)
     seconds = time.perf_counter() - begun
     masks = np.array([i.mask for i in found.instances], bool).reshape(-1, *shape)
-    true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
+    true = read_masks(image_file.mask, shape) if image_file.mask is not None else np.zeros((0, *shape), bool)
     score = found.instances[0].score if found.instances else 0.0
-    return score_picture(picture.id, masks, true, score, seconds), image.shape[0] * image.shape[1] / 1e6, found.complete
+    return (
+        score_image(image_file.id, masks, true, score, seconds),
+        image.shape[0] * image.shape[1] / 1e6,
+        found.complete,
+    )
 
 
 def _line(name: str, results: "Sequence[tuple[Record, float, bool]]") -> str:
@@ -138,7 +142,7 @@ def _between(value: float, edges: Sequence[float], unit: str) -> str:
     )
 
 
-# Each table puts a forged picture into every row that one of its copies belongs to.
+# Each table puts a forged image into every row that one of its copies belongs to.
 BY: dict[str, Callable[[dict[str, Any]], set[str]]] = {
     "size of copy": lambda t: {_between(max(c["size"]), (32, 64, 128), " px") for _, c in _copies(t)},
     "kind of region": lambda t: {content["kind"] for content in t["contents"]},

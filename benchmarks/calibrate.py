@@ -23,43 +23,43 @@ from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.workers import map_in_processes
 
-DOUBT = 0.1  # share of samples in which the calibration may let more pictures pass than a threshold says
+DOUBT = 0.1  # share of samples in which the calibration may let more images pass than a threshold says
 
 
 def calibrate(settings: CalibrateSettings) -> None:
     """Fit the logistic model of `matching.calibrated_score` and its thresholds, and write them."""
-    pictures = [p for folder in settings.data for p in choose_images(folder, settings.limit)]
+    image_files = [p for folder in settings.data for p in choose_images(folder, settings.limit)]
     held = [p for folder in settings.authentic for p in choose_images(folder, settings.limit) if not p.forged]
-    found = list(map_in_processes(_labelled_features, pictures + held, settings.workers))
+    found = list(map_in_processes(_labelled_features, image_files + held, settings.num_workers))
     content = {"command": "python benchmark.py " + " ".join(sys.argv[1:]), **fit(found)}
     write_json(settings.out, content)
     print(f"{settings.out}: {content['candidates']} candidates, thresholds {content['thresholds']}")
 
 
 def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]:
-    """Logistic model over all candidates (facts, 0 or 1) of each picture, and thresholds from the false ones.
+    """Logistic model over all candidates (facts, 0 or 1) of each image, and thresholds from the false ones.
 
     An additive logistic regression by boosted trees (Friedman, Hastie, Tibshirani 2000), monotone where more of a
     feature can only speak for a copy or against it. The thresholds use scores from a five-fold cross-fit over
-    pictures, so that the model never saw what it judges. The false candidates of forged pictures count as those of
+    images, so that the model never saw what it judges. The false candidates of forged images count as those of
     authentic ones do: a repeat is a repeat.
     """
     import numpy as np
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    y = np.array([label for picture in found for _, label in picture])
-    groups = np.repeat(np.arange(len(found)), [len(picture) for picture in found])
+    y = np.array([label for image_file in found for _, label in image_file])
+    groups = np.repeat(np.arange(len(found)), [len(image_file) for image_file in found])
     if y.min(initial=1) == y.max(initial=0):
-        raise InputError("calibration needs true and false candidates: give folders with forged and authentic pictures")
-    x = np.array([[fact[name] for name in FEATURES] for picture in found for fact, _ in picture])
+        raise InputError("calibration needs true and false candidates: give folders with forged and authentic images")
+    x = np.array([[fact[name] for name in FEATURES] for image_file in found for fact, _ in image_file])
     model = untrained_model()
     odds = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
     best = np.sort([odds[(groups == k) & (y == 0)].max(initial=-20.0) for k in range(len(found))])[::-1]
     return {
-        "pictures": len(found),
+        "images": len(found),
         "candidates": {"true": int(y.sum()), "false": int((1 - y).sum())},
         "features": list(FEATURES),
-        # share of pictures with a false alarm, log-odds of the score
+        # share of images with a false alarm, log-odds of the score
         "thresholds": [[share, _tail(best, share)] for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
         **trees(model.fit(x, y)),
     }
@@ -101,9 +101,9 @@ def trees(model: "HistGradientBoostingClassifier") -> dict[str, Any]:
 
 
 def _tail(best: "np.ndarray", share: float) -> float:
-    """Log-odds that at most `share` of such pictures pass, unless by bad luck; `best` are theirs, largest first.
+    """Log-odds that at most `share` of such images pass, unless by bad luck; `best` are theirs, largest first.
 
-    Of n pictures as many may pass as a share that large would let pass in at most `DOUBT` of samples (a one-sided
+    Of n images as many may pass as a share that large would let pass in at most `DOUBT` of samples (a one-sided
     binomial bound). Beyond the sample its tail goes on as an exponential (Hill's estimate on the log-odds).
     """
     from scipy.stats import binom
@@ -116,20 +116,20 @@ def _tail(best: "np.ndarray", share: float) -> float:
     return float(best[0]) + slope * math.log(-math.log(DOUBT) / max(share * len(best), 1e-9)) * 0.5
 
 
-def _labelled_features(picture: "ImageFile") -> list[tuple[dict[str, float], int]]:
-    """Evidence of every verified candidate of a picture and whether it is true: both regions lie in one true mask."""
+def _labelled_features(image_file: "ImageFile") -> list[tuple[dict[str, float], int]]:
+    """Evidence of every verified candidate of an image and whether it is true: both regions lie in one true mask."""
     import cv2
     import numpy as np
 
     cv2.setNumThreads(1)
-    image = read_image(picture.image)
+    image = read_image(image_file.image)
     shape = image.shape[:2]
     lossless = any(copy.blocks > 220 for copy in find_exact_blocks(image))
-    truth = picture.image.with_suffix(".json")
+    truth = image_file.image.with_suffix(".json")
     panels = [panel["box"] for panel in read_json(truth)["panels"]] if truth.is_file() else []
     kinds = ("keypoints", "objects", "dense")
-    found = detect_copies(image, MatchingSettings(seconds_per_image=120.0, matching_kinds=kinds))
-    true = read_masks(picture.mask, shape) if picture.mask is not None else np.zeros((0, *shape), bool)
+    found = detect_copies(image, MatchingSettings(search_budget=120.0, matching_kinds=kinds))
+    true = read_masks(image_file.mask, shape) if image_file.mask is not None else np.zeros((0, *shape), bool)
     rows = []
     for copy, fact in zip(found.copies, found.facts, strict=True):
         source, target = copy.source.full(shape), copy.target.full(shape)
@@ -141,7 +141,7 @@ def _labelled_features(picture: "ImageFile") -> list[tuple[dict[str, float], int
         # What lies between is neither; what cannot count beside bit-identical copies is no false candidate either.
         # Panels of a composed figure may show one scene twice, as another crop or the next frame: neither, too.
         known = apart and _panel(copy.source, panels) == _panel(copy.target, panels)
-        if known and (not lossless or fact["grain_core"] >= BESIDE * IDENTICAL_GRAIN):
+        if known and (not lossless or fact["grain_ncc_p80"] >= BESIDE * IDENTICAL_GRAIN):
             rows.append((fact, 0))
     return rows
 

@@ -30,7 +30,7 @@ SECONDS = 10.0  # longest time for one file
 MEMORY = 2 << 30  # most bytes in memory while one file is read
 
 
-SHAPE = (40, 56)  # rows and columns of the original pictures and masks
+SHAPE = (40, 56)  # rows and columns of the original images and masks
 
 
 TEXTS = ("0", "1", "-1", "2", "255", "4096", "65536", "99999999", "2147483647", "4294967296", "1e300", "nan", "{}")
@@ -136,14 +136,14 @@ def _pdfs() -> list[bytes]:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    picture = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
-    pages = [Image.fromarray(picture), Image.fromarray(picture[..., 0])]
+    image_file = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    pages = [Image.fromarray(image_file), Image.fromarray(image_file[..., 0])]
     figure = Figure((3, 2))
     for k in (1, 2):
-        figure.add_subplot(1, 2, k).imshow(picture)
+        figure.add_subplot(1, 2, k).imshow(image_file)
     with matplotlib.rc_context({"pdf.compression": 0}):
         drawn = _saved_figure(figure)
-    return [_saved(pages[0], "PDF", save_all=True, append_images=pages[1:]), drawn, _placed_pdf(picture)]
+    return [_saved(pages[0], "PDF", save_all=True, append_images=pages[1:]), drawn, _placed_pdf(image_file)]
 
 
 def _saved_figure(figure: Any) -> bytes:
@@ -152,7 +152,7 @@ def _saved_figure(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _placed_pdf(picture: np.ndarray) -> bytes:
+def _placed_pdf(image_file: np.ndarray) -> bytes:
     """Two images of a PDF side by side, as PDFium writes them."""
     import pypdfium2
     from PIL import Image
@@ -161,7 +161,7 @@ def _placed_pdf(picture: np.ndarray) -> bytes:
     page = document.new_page(400, 500)
     for x in (40, 130):
         image = pypdfium2.PdfImage.new(document)
-        image.set_bitmap(pypdfium2.PdfBitmap.from_pil(Image.fromarray(picture)))
+        image.set_bitmap(pypdfium2.PdfBitmap.from_pil(Image.fromarray(image_file)))
         image.set_matrix(pypdfium2.PdfMatrix().scale(90, 80).translate(x, 300))
         page.insert_obj(image)
     page.gen_content()
@@ -327,9 +327,9 @@ def read(kind: str, path: Path, folder: Path) -> str:
     return "read"
 
 
-def _read_picture(path: Path, folder: Path) -> None:
+def _read_image(path: Path, folder: Path) -> None:
 
-    with contextlib.suppress(InputError):  # any picture may also be a mask
+    with contextlib.suppress(InputError):  # any image may also be a mask
         _check_masks(read_masks(path, SHAPE))
     pixels = read_image(path)
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size, pixels.shape
@@ -359,9 +359,9 @@ def _read_checkpoint(path: Path, folder: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path, Path], None]] = {
-    "png": _read_picture,
-    "jpeg": _read_picture,
-    "tiff": _read_picture,
+    "png": _read_image,
+    "jpeg": _read_image,
+    "tiff": _read_image,
     "npy": _read_mask,
     "pdf": _read_pdf,
     "checkpoint": _read_checkpoint,

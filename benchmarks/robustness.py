@@ -191,16 +191,14 @@ def try_bombs(settings: FaultsSettings, out: Path, report: Report) -> None:
     write_bombs(folder)
     before = {path for path in out.rglob("*") if found not in path.parents}
     begun = time.monotonic()
-    process = Script("predict.py", folder, "--out", found, *FAST, "--workers", 2, env={"TMPDIR": str(out)})
+    process = Script("predict.py", folder, "--out", found, *FAST, "--num-workers", 2, env={"TMPDIR": str(out)})
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, memory(process.pid))
         time.sleep(0.05)
     status, said = process.finish()
     lines = {os.path.basename(line["path"]): line for line in lines_of(found / "predictions.jsonl")}
-    report.say(
-        f"     {len(lines)} pictures in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most in all processes"
-    )
+    report.say(f"     {len(lines)} images in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most in all processes")
     report.check(status in ANSWERS, f"predict.py ends with status {status}")
     for name, line in sorted(lines.items()):
         report.say(f"     {name[:40]!r}: {line['verdict']}; {line.get('error', '').replace(str(folder), '')[:150]}")
@@ -224,17 +222,19 @@ def write_bombs(folder: Path) -> None:
     import cv2
 
     (folder / "links").mkdir(parents=True)
-    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[1].tobytes()
+    image_file = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[
+        1
+    ].tobytes()
     for name in (b"new\nline.png", b"quote'\".png", b"a..png", b"\xff\xfe.png", b"=cmd()|A0.png", b"\x1b[31mred.png",
                  b"<script>alert(1)<.png", b"x" * 251 + b".png", b"links/a.png"):  # fmt: skip
-        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(picture)
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(image_file)
     (folder / "links" / "loop").symlink_to(folder / "links")
     (folder / "links" / "up").symlink_to(folder / "links" / "loop")
     (folder / "self.png").symlink_to(folder / "self.png")
     (folder / "a.png").mkdir()
     os.mkfifo(folder / "pipe.png")
     write_png_bomb(folder / "bomb.png", 50_000)
-    (folder / "sparse.png").write_bytes(picture)
+    (folder / "sparse.png").write_bytes(image_file)
     os.truncate(folder / "sparse.png", 100 * 10**9)
     (folder / "eps.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
@@ -309,10 +309,10 @@ def try_names(settings: FaultsSettings, out: Path, report: Report) -> None:
         ["synthesis.py", "--authentic", out / "data" / "authentic", "--out", there / "synthesis", "--count", 20],
         [*train, "--cache", there / "cache"],
         ["tuning.py", "--data", out / "data", "--checkpoint", best, "--trials", 3, "--out", there / "tuned.json"],
-        ["test.py", "--data", out / "data", "--split", "all", "--checkpoint", best, "--out", there / "test", "--ways",
+        ["test.py", "--data", out / "data", "--split", "all", "--checkpoint", best, "--out", there / "test", "--modes",
          "embedding"],
         prediction(out / "data", there / "predict"),
-        ["benchmark.py", "accuracy", "--data", out / "data", "--matching-kinds", "exact", "--workers", 1, "--records",
+        ["benchmark.py", "accuracy", "--data", out / "data", "--matching-kinds", "exact", "--num-workers", 1, "--records",
          there / "records.jsonl"],
     ):  # fmt: skip
         status, said = Script(*command, env={"TMPDIR": str(there)}).finish()
@@ -324,7 +324,7 @@ def try_names(settings: FaultsSettings, out: Path, report: Report) -> None:
     after = {path for path in out.rglob("*") if path != there and there not in path.parents}
     report.check(after == before, f"nothing is written outside of --out {sorted(map(str, after - before))[:3]}")
     count = len(findings(there / "predict"))
-    report.check(count == 2 * len(NAMES), f"{count} predictions of {2 * len(NAMES)} pictures")
+    report.check(count == 2 * len(NAMES), f"{count} predictions of {2 * len(NAMES)} images")
 
 
 def write_backbone(folder: Path) -> None:
@@ -336,7 +336,7 @@ def write_backbone(folder: Path) -> None:
 
 
 def write_data(folder: Path, count: int, side: int = 100) -> None:
-    """`count` base pictures of grain, each authentic and forged: a square that stands twice."""
+    """`count` base images of grain, each authentic and forged: a square that stands twice."""
     import cv2
 
     rng = np.random.default_rng(0)
@@ -357,7 +357,7 @@ def write_data(folder: Path, count: int, side: int = 100) -> None:
 def training(out: Path, run: str, epochs: int, seconds: float = 0.5) -> list[object]:
     """The command line of a small training."""
     return ["train.py", "--data", out / "data", "--out", out / run, "--backbone", out / "backbone", "--epochs", epochs,
-            "--batch-size", 2, "--accumulation", 2, "--workers", 0, "--synthesis-probability", 0.5, "--image-size", 56,
+            "--batch-size", 2, "--gradient-accumulation-steps", 2, "--num-workers", 0, "--synthesis-probability", 0.5, "--image-size", 56,
             "--head-widths", 16, "--embedding-size", 8, "--checkpoint-seconds", seconds, "--patience", 99]  # fmt: skip
 
 
@@ -518,8 +518,8 @@ def compare_runs(out: Path, run: str, report: Report, whole: str) -> None:
     )
 
 
-def write_pictures(folder: Path, count: int, side: int = 96) -> None:
-    """Small pictures of grain; in every third one a square stands twice."""
+def write_images(folder: Path, count: int, side: int = 96) -> None:
+    """Small images of grain; in every third one a square stands twice."""
     import cv2
 
     folder.mkdir(parents=True)
@@ -533,7 +533,7 @@ def write_pictures(folder: Path, count: int, side: int = 96) -> None:
 
 def prediction(folder: Path, out: Path, *more: object) -> list[object]:
     """The command line of a quick prediction."""
-    return ["predict.py", folder, "--out", out, *FAST, "--workers", 2, *more]
+    return ["predict.py", folder, "--out", out, *FAST, "--num-workers", 2, *more]
 
 
 def findings(out: Path) -> list[dict[str, Any]]:
@@ -543,9 +543,9 @@ def findings(out: Path) -> list[dict[str, Any]]:
 
 def try_prediction(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Killed runs, killed workers, and files that change under the run."""
-    write_pictures(out / "in", 500)
+    write_images(out / "in", 500)
     status, _ = Script(*prediction(out / "in", out / "whole")).finish()
-    report.check(status == 3 and len(findings(out / "whole")) == 500, f"500 pictures, never stopped: status {status}")
+    report.check(status == 3 and len(findings(out / "whole")) == 500, f"500 images, never stopped: status {status}")
     kill_prediction(settings, out, report)
     kill_workers(settings, out, report)
     kill_ranks_of_prediction(settings, out, report)
@@ -574,14 +574,16 @@ def kill_prediction(settings: FaultsSettings, out: Path, report: Report) -> None
         f"{len(after)} kills, after which {after} lines were there; the last run ends with {status}",
     )
     same = findings(out / "killed") == findings(out / "whole")
-    report.check(same, "killed and resumed: every picture once, the same lines as never stopped")
-    pictures = [len(list((out / name / "report" / "pictures").iterdir())) for name in ("whole", "killed")]
+    report.check(same, "killed and resumed: every image once, the same lines as never stopped")
+    image_files = [len(list((out / name / "report" / "images").iterdir())) for name in ("whole", "killed")]
     left = [path.name for path in (out / "killed").rglob(".*")]
-    report.check(pictures[0] == pictures[1] and not left, f"{pictures[1]} illustrated, left behind: {left[:3]}")
+    report.check(
+        image_files[0] == image_files[1] and not left, f"{image_files[1]} illustrated, left behind: {left[:3]}"
+    )
 
 
 def kill_workers(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """kill -9 of workers at random moments, as when memory runs out: each costs at most the picture that it had."""
+    """kill -9 of workers at random moments, as when memory runs out: each costs at most the image that it had."""
     draw, process = random.Random(settings.seed), Script(*prediction(out / "in", out / "worker"))
     lines, killed = out / "worker" / "predictions.jsonl", 0
     while killed < settings.kills:
@@ -600,7 +602,7 @@ def kill_workers(settings: FaultsSettings, out: Path, report: Report) -> None:
     same = all(got[path] == true[path] for path in got.keys() - set(lost))
     report.check(
         status in (3, 5) and got.keys() == true.keys() and len(lost) <= killed and same,
-        f"{killed} workers killed in one run: status {status}, {len(got)} lines, {len(lost)} pictures lost, the others "
+        f"{killed} workers killed in one run: status {status}, {len(got)} lines, {len(lost)} images lost, the others "
         f"as never disturbed; {got[lost[0]]['error'] if lost else ''}",
     )
 
@@ -639,7 +641,7 @@ def lines_in(out: Path) -> int:
 
 
 def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """Files that vanish, are cut off, become another picture, a folder or a pipe while the run goes on."""
+    """Files that vanish, are cut off, become another image, a folder or a pipe while the run goes on."""
     shutil.copytree(out / "in", out / "moving")
     process, lines = Script(*prediction(out / "moving", out / "moved")), out / "moved" / "predictions.jsonl"
     wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 5, process)
@@ -650,7 +652,7 @@ def change_files(settings: FaultsSettings, out: Path, report: Report) -> None:
         if way == 0:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif way == 1:
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
         else:
             path.unlink()
             if way == 2:
@@ -693,9 +695,9 @@ def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None
         ["tuning.py", "--data", out / "data", "--checkpoint", there / "train" / "best.pt", "--trials", 8,
          "--out", there / "tuning" / "tuned.json"],
         ["test.py", "--data", out / "data", "--checkpoint", there / "train" / "best.pt", "--out", there / "test",
-         "--ways", "embedding"],
-        ["predict.py", out / "data", "--out", there / "predict", "--evidence-only", "--workers", 2,
-         "--seconds-per-image", 3600],  # a busy machine cuts no search short
+         "--modes", "embedding"],
+        ["predict.py", out / "data", "--out", there / "predict", "--evidence-only", "--num-workers", 2,
+         "--search-budget", 3600],  # a busy machine cuts no search short
     ]  # fmt: skip
     for turn in ("first", "second"):
         for command in commands:
@@ -716,7 +718,7 @@ def try_determinism(settings: FaultsSettings, out: Path, report: Report) -> None
 MAY_DIFFER = ("*.html", "*.sqlite3", "events/*")  # dates stand in these
 
 
-SECONDS = re.compile(rb'("seconds"|"pictures_per_second"): [0-9.e+-]+')
+SECONDS = re.compile(rb'("seconds"|"images_per_second"): [0-9.e+-]+')
 
 
 def compare_folders(a: Path, b: Path) -> tuple[int, list[str], list[str]]:
@@ -735,7 +737,7 @@ def compare_folders(a: Path, b: Path) -> tuple[int, list[str], list[str]]:
 
 
 def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """Mirrored and turned by 90 degrees, a forged picture gives the mirrored and turned masks."""
+    """Mirrored and turned by 90 degrees, a forged image gives the mirrored and turned masks."""
     from metrics import object_f1
 
     make_forgeries(out, 4 * settings.turned, settings.seed)
@@ -744,11 +746,11 @@ def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> Non
     empty = 0
 
     def masks(image: np.ndarray) -> np.ndarray:
-        instances = detect_copies(np.ascontiguousarray(image), MatchingSettings(seconds_per_image=300.0)).instances
+        instances = detect_copies(np.ascontiguousarray(image), MatchingSettings(search_budget=300.0)).instances
         return np.array([instance.mask for instance in instances], bool).reshape(-1, *image.shape[:2])
 
-    for picture in (picture for picture in find_images(out / "data") if picture.forged):
-        image = read_image(picture.image)
+    for image_file in (image_file for image_file in find_images(out / "data") if image_file.forged):
+        image = read_image(image_file.image)
         plain, changed = masks(image), {name: masks(turn(image)) for name, turn in turns.items()}
         if not len(plain) and not any(map(len, changed.values())):
             empty += 1
@@ -758,39 +760,39 @@ def try_equivariance(settings: FaultsSettings, out: Path, report: Report) -> Non
             values[name].append(object_f1(changed[name], expected))
             if values[name][-1] < 0.9:
                 counts = f"{len(plain)} instances as it stands, {len(changed[name])} {name}"
-                report.say(f"     {picture.id}: oF1 {values[name][-1]:.3f}; {counts}")
+                report.say(f"     {image_file.id}: oF1 {values[name][-1]:.3f}; {counts}")
         if len(values["turned"]) == settings.turned:
             break
-    report.say(f"     {empty} further pictures in which nothing is found in any direction")
+    report.say(f"     {empty} further images in which nothing is found in any direction")
     for name, scores in values.items():
         good = sum(score >= 0.9 for score in scores)
         report.check(
             good == len(scores),
-            f"{name}: oF1 at least 0.9 on {good} of {len(scores)} pictures with findings, mean {np.mean(scores):.3f}, "
+            f"{name}: oF1 at least 0.9 on {good} of {len(scores)} images with findings, mean {np.mean(scores):.3f}, "
             f"least {min(scores):.3f}",
         )
 
 
 def make_forgeries(out: Path, count: int, seed: int) -> None:
-    """Forgeries of the demo's pictures, shrunk to at most 360 px."""
+    """Forgeries of the demo's images, shrunk to at most 360 px."""
     import cv2
 
     import demo
 
-    demo.write_pictures(out / "demo")
+    demo.write_images(out / "demo")
     for path in (out / "demo").iterdir():
         image = cv2.imread(str(path))
         zoom = min(1.0, 360 / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
         (out / "small").mkdir(exist_ok=True)
         cv2.imwrite(str(out / "small" / f"{path.stem}.png"), small)
-    options = ["--panel-probability", 0, "--min-jpeg-quality", 90, "--max-jpeg-quality", 95, "--workers", 1]
+    options = ["--panel-probability", 0, "--min-jpeg-quality", 90, "--max-jpeg-quality", 95, "--num-workers", 1]
     folders = ["--authentic", out / "small", "--out", out / "data"]
     Script("synthesis.py", *folders, "--count", count, "--authentic-count", 1, "--seed", seed, *options).finish()
 
 
 def try_load(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """Many pictures, many readers of one cache, many lines."""
+    """Many images, many readers of one cache, many lines."""
     predict_many(settings, out, report)
     read_one_cache(out, report)
     resume_many_lines(settings, out, report)
@@ -798,11 +800,11 @@ def try_load(settings: FaultsSettings, out: Path, report: Report) -> None:
 
 def predict_many(settings: FaultsSettings, out: Path, report: Report) -> None:
     """Memory stays flat and the rate the same from the first to the last thousand; the page opens."""
-    write_varied(out / "in", settings.pictures, settings.seed)
+    write_varied(out / "in", settings.image_files, settings.seed)
     process, lines = Script(*prediction(out / "in", out / "found")), out / "found" / "predictions.jsonl"
     marks: list[tuple[int, float, float, float]] = []  # lines, seconds, processor seconds, MiB
     begun, count, place = time.monotonic(), 0, 0
-    step = max(1, settings.pictures // 10)
+    step = max(1, settings.image_files // 10)
     while process.poll() is None:
         if lines.exists():
             with lines.open("rb") as file:
@@ -811,37 +813,37 @@ def predict_many(settings: FaultsSettings, out: Path, report: Report) -> None:
             count, place = count + block.count(b"\n"), place + len(block)
         if not marks or count >= marks[-1][0] + step:
             marks.append((count, time.monotonic() - begun, processor_seconds(process.pid), memory(process.pid)))
-            report.say("     {} pictures after {:.0f} s, {:.0f} of the processor, {:.0f} MiB".format(*marks[-1]))
+            report.say("     {} images after {:.0f} s, {:.0f} of the processor, {:.0f} MiB".format(*marks[-1]))
         time.sleep(0.05)
     status, said = process.finish()
-    report.check(status in ANSWERS, f"{settings.pictures} pictures: status {status}; {said.strip().splitlines()[-2:]}")
+    report.check(status in ANSWERS, f"{settings.image_files} images: status {status}; {said.strip().splitlines()[-2:]}")
     if len(marks) > 3:
         wall, cpu = ([(b[0] - a[0]) / (b[k] - a[k]) for a, b in itertools.pairwise(marks)] for k in (1, 2))
         # By the processor's time: what else the machine does has less influence on it.
         report.check(
             abs(cpu[-1] / cpu[0] - 1) <= 0.2,
-            f"first and last {step}: {cpu[0]:.1f} and {cpu[-1]:.1f} pictures per processor second "
+            f"first and last {step}: {cpu[0]:.1f} and {cpu[-1]:.1f} images per processor second "
             f"({wall[0]:.1f} and {wall[-1]:.1f} per second)",
         )
         report.check(
             marks[-1][3] < 1.1 * marks[1][3] + 50, f"memory {marks[1][3]:.0f} MiB at first, {marks[-1][3]:.0f} at last"
         )
-    open_page(out / "found" / "report" / "index.html", settings.pictures, report)
+    open_page(out / "found" / "report" / "index.html", settings.image_files, report)
 
 
 def write_varied(folder: Path, count: int, seed: int) -> None:
-    """Pictures of 256 to 512 px, cut from the demo's, every fifth with a square that stands twice."""
+    """Images of 256 to 512 px, cut from the demo's, every fifth with a square that stands twice."""
     import cv2
     from tqdm import tqdm
 
     import demo
 
-    demo.write_pictures(folder.parent / "demo")
+    demo.write_images(folder.parent / "demo")
     sources = [cv2.imread(str(path)) for path in sorted((folder.parent / "demo").iterdir())]
     sources = [s if min(s.shape[:2]) >= 512 else cv2.resize(s, (640, 640)) for s in sources]
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    for number in tqdm(range(count), desc="pictures", disable=not sys.stderr.isatty()):
+    for number in tqdm(range(count), desc="images", disable=not sys.stderr.isatty()):
         source = sources[rng.integers(len(sources))]
         height, width = rng.integers(256, 513, 2)
         y, x = rng.integers(source.shape[0] - height + 1), rng.integers(source.shape[1] - width + 1)
@@ -865,43 +867,43 @@ def open_page(page: Path, count: int, report: Report) -> None:
     shown = done.stdout.count('class="card"')
     report.check(
         shown > 0 and done.returncode == 0,
-        f"page of {count} pictures, {page.stat().st_size / 1e6:.1f} MB, opens in {time.monotonic() - begun:.1f} s "
+        f"page of {count} images, {page.stat().st_size / 1e6:.1f} MB, opens in {time.monotonic() - begun:.1f} s "
         f"({shown} cards shown)",
     )
 
 
 def read_one_cache(out: Path, report: Report) -> None:
-    """Sixteen processes read pictures through one cache that holds half of them; all get what decoding gives."""
+    """Sixteen processes read images through one cache that holds half of them; all get what decoding gives."""
     import multiprocessing
 
     write_data(out / "cached", 10)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(16, mp_context=context) as pool:
         wrong = list(pool.map(partial(_read_through, out / "cached", out / "cache"), range(16)))
-    sizes = [path.stat().st_size for path in (out / "cache").glob("*.picture")]
-    report.check(sum(wrong) == 0, f"16 processes on one cache: {sum(wrong)} of {16 * 60} pictures wrong")
-    report.check(0 < sum(sizes) <= 400_000, f"the cache holds {len(sizes)} pictures, {sum(sizes)} of 400000 bytes")
+    sizes = [path.stat().st_size for path in (out / "cache").glob("*.image")]
+    report.check(sum(wrong) == 0, f"16 processes on one cache: {sum(wrong)} of {16 * 60} images wrong")
+    report.check(0 < sum(sizes) <= 400_000, f"the cache holds {len(sizes)} images, {sum(sizes)} of 400000 bytes")
 
 
 def _read_through(data: Path, cache: Path, seed: int) -> int:
 
-    pictures, settings = find_images(data), DataSettings(data=data)
+    image_files, settings = find_images(data), DataSettings(data=data)
     shared = ImageCache(cache, 400_000 / 1e9, 112)
     wrong = 0
-    for index in np.random.default_rng(seed).integers(0, len(pictures), 60):
-        cached, plain = (read_letterboxed(pictures[index], 112, settings, c) for c in (shared, None))
+    for index in np.random.default_rng(seed).integers(0, len(image_files), 60):
+        cached, plain = (read_letterboxed(image_files[index], 112, settings, c) for c in (shared, None))
         wrong += not (np.array_equal(cached.image, plain.image) and np.array_equal(cached.coverage, plain.coverage))
     return wrong
 
 
 def resume_many_lines(settings: FaultsSettings, out: Path, report: Report) -> None:
-    """A run that has a million lines and one picture left to do: how long until that picture is taken up."""
+    """A run that has a million lines and one image left to do: how long until that image is taken up."""
     import predict
 
-    write_pictures(out / "last", 1)
+    write_images(out / "last", 1)
     there = out / "lines"
     run = PredictSettings(
-        paths=(out / "last",), out=there, evidence_only=True, resume=True, workers=0,
+        paths=(out / "last",), out=there, evidence_only=True, resume=True, num_workers=0,
         matching=MatchingSettings(matching_kinds=("exact",)),
     )  # fmt: skip
     there.mkdir(parents=True)

@@ -46,7 +46,7 @@ from runtime.workers import follow_parent
 
 def matching_speed(settings: MatchingSpeedSettings) -> None:
     """Time and peak memory per size, each size in a process of its own."""
-    jobs = [(settings.picture, size, settings.repeats, settings.matching) for size in settings.megapixels]
+    jobs = [(settings.image_file, size, settings.repeats, settings.matching) for size in settings.megapixels]
     for place, job in enumerate(jobs):
         # A fresh process, whose peak memory is this size's.
         with ProcessPoolExecutor(1, initializer=follow_parent) as pool:
@@ -90,7 +90,7 @@ def speed(settings: SpeedSettings) -> None:
 
 
 def step_speed(settings: StepSpeedSettings) -> None:
-    """Print milliseconds, pictures per second and, on a GPU, peak memory of training and embedding per batch size."""
+    """Print milliseconds, images per second and, on a GPU, peak memory of training and embedding per batch size."""
     import torch
 
     from losses import ForgeryLoss
@@ -129,7 +129,7 @@ def step_speed(settings: StepSpeedSettings) -> None:
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             seconds = _steps_seconds(partial(step, pixels, labels), settings.repeats, on_gpu)
-            line = f"{name:9} batch {batch:3}: {1000 * seconds:8.1f} ms, {batch / seconds:7.1f} pictures/s"
+            line = f"{name:9} batch {batch:3}: {1000 * seconds:8.1f} ms, {batch / seconds:7.1f} images/s"
             print(f"{line}, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB" if on_gpu else line, flush=True)
 
 
@@ -187,7 +187,7 @@ def random_grids(count: int) -> list[np.ndarray]:
 
 
 def real_grids(data: Path, count: int) -> list[np.ndarray]:
-    """(G_h, G_w, 512) unit vectors of real pictures: the embedded backbone under an untrained head."""
+    """(G_h, G_w, 512) unit vectors of real images: the embedded backbone under an untrained head."""
     import torch
 
     from detector import Detector
@@ -197,9 +197,9 @@ def real_grids(data: Path, count: int) -> list[np.ndarray]:
     detector = Detector(
         ForgeryModel(ModelSettings(backbone="embedded")).eval(), ClusteringSettings(), torch.device("cpu")
     )
-    pictures = find_images(data)
-    chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
-    cells = [detector.embed([read_image(picture.image)])[0].cells for picture in chosen]
+    image_files = find_images(data)
+    chosen = [image_files[i * len(image_files) // count] for i in range(min(count, len(image_files)))]
+    cells = [detector.embed([read_image(image_file.image)])[0].cells for image_file in chosen]
     return [c.vectors.reshape(*c.shape, -1).astype(np.float32) for c in cells]
 
 
@@ -229,7 +229,7 @@ def cascade_rows(settings: SpeedSettings) -> list[Row]:
         lambda: on_vectors(grid, defaults.min_cluster_size, defaults.min_samples),
     )
     labels = f"labels identical in {same} of {2 * len(grids)} clusterings of {len(grids)} grids"
-    rows = [("cascade of a picture, 1089 x 512", ours, theirs, labels)]
+    rows = [("cascade of an image, 1089 x 512", ours, theirs, labels)]
     sets = [
         (size, samples, eps) for size in (5, 10, 15, 25) for samples in (2, 3, 5, 8) for eps in (0, 0.1, 0.2, 0.3, 0.4)
     ]
@@ -244,18 +244,18 @@ def cascade_rows(settings: SpeedSettings) -> list[Row]:
     ours, theirs = timed_in_turn(1, tune, lambda: [on_vectors(grid, *values) for values in sets])
     return [
         *rows,
-        (f"{len(sets)} parameter sets of a picture", ours, theirs, "the whole cascade against HDBSCAN alone"),
+        (f"{len(sets)} parameter sets of an image", ours, theirs, "the whole cascade against HDBSCAN alone"),
     ]
 
 
-def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: float = 0.07) -> "torch.Tensor":
-    """The same loss, picture by picture: SupCon as the SupContrast repository writes it, the other terms by loops."""
+def supcon_by_images(z: "torch.Tensor", labels: "torch.Tensor", temperature: float = 0.07) -> "torch.Tensor":
+    """The same loss, image by image: SupCon as the SupContrast repository writes it, the other terms by loops."""
     import torch
 
     losses = []
-    for picture, label in zip(z, labels, strict=True):
-        picture, label = picture[label >= 0], label[label >= 0]
-        similarity = picture @ picture.T / temperature
+    for image_file, label in zip(z, labels, strict=True):
+        image_file, label = image_file[label >= 0], label[label >= 0]
+        similarity = image_file @ image_file.T / temperature
         logits = similarity - similarity.max(dim=1, keepdim=True).values.detach()
         others = 1.0 - torch.eye(len(label))
         positives = (label[:, None] == label[None, :]).float() * others
@@ -264,7 +264,7 @@ def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: f
         supcon = -((positives * log_probability).sum(1) / count.clamp(min=1))[count > 0].mean()
         centroids, spreads = [], []
         for k in label.unique():
-            group = picture[label == k]
+            group = image_file[label == k]
             centroids.append(group.mean(0))
             spreads.append(((group - centroids[-1]).square().sum(1).mean() - 0.1).clamp(min=0))
         pairs = [(2 - (a - b).norm()).clamp(min=0) for i, a in enumerate(centroids) for b in centroids[:i]]
@@ -274,7 +274,7 @@ def supcon_by_pictures(z: "torch.Tensor", labels: "torch.Tensor", temperature: f
 
 
 def loss_rows(settings: SpeedSettings) -> list[Row]:
-    """Loss forward and backward at batch 8 against the loop over pictures; peak memory of each in its own process."""
+    """Loss forward and backward at batch 8 against the loop over images; peak memory of each in its own process."""
     from losses import ForgeryLoss
 
     z, labels = _loss_batch()
@@ -282,27 +282,27 @@ def loss_rows(settings: SpeedSettings) -> list[Row]:
     ours, theirs = timed_in_turn(
         settings.repeats,
         lambda: closed(z.requires_grad_(), labels, 6)[0].backward(),
-        lambda: supcon_by_pictures(z.requires_grad_(), labels).backward(),
+        lambda: supcon_by_images(z.requires_grad_(), labels).backward(),
     )
     context = multiprocessing.get_context("spawn")  # a fresh process: the peak is the loss's own
     peaks = []
     for way in ("closed", "loop"):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             peaks.append(pool.submit(_loss_peak, way).result())
-    difference = abs(closed(z, labels, 6)[0].item() - supcon_by_pictures(z, labels).item())
+    difference = abs(closed(z, labels, 6)[0].item() - supcon_by_images(z, labels).item())
     note = f"peak memory {peaks[0]:.0f} against {peaks[1]:.0f} MB; values differ by {difference:.0e}"
-    return [("loss forward and backward, 8 pictures", ours, theirs, note)]
+    return [("loss forward and backward, 8 images", ours, theirs, note)]
 
 
 def _loss_batch() -> "tuple[torch.Tensor, torch.Tensor]":
-    """Eight pictures of 33 x 33 cells: two authentic, the others with one to five instances of 40 cells."""
+    """Eight images of 33 x 33 cells: two authentic, the others with one to five instances of 40 cells."""
     import torch
 
     z = torch.nn.functional.normalize(torch.randn(8, 1089, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
     labels = torch.zeros(8, 1089, dtype=torch.int64)
-    for picture in range(6):
-        for k in range(picture):
-            labels[picture, 60 * k : 60 * k + 40] = k + 1
+    for image_file in range(6):
+        for k in range(image_file):
+            labels[image_file, 60 * k : 60 * k + 40] = k + 1
     return z, labels
 
 
@@ -314,7 +314,7 @@ def _loss_peak(way: str) -> float:
     z.requires_grad_()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is in memory now
     before = _memory("VmRSS")
-    (ForgeryLoss()(z, labels, 6)[0] if way == "closed" else supcon_by_pictures(z, labels)).backward()
+    (ForgeryLoss()(z, labels, 6)[0] if way == "closed" else supcon_by_images(z, labels)).backward()
     return _memory("VmHWM") - before
 
 
@@ -324,22 +324,27 @@ def _memory(name: str) -> float:
 
 
 def cache_rows(settings: SpeedSettings, folder: Path) -> list[Row]:
-    """Reading 2-megapixel PNGs from the picture cache, as an epoch after the first does, against decoding them."""
+    """Reading 2-megapixel PNGs from the image cache, as an epoch after the first does, against decoding them."""
 
     rng = np.random.default_rng(0)
     (folder / "authentic").mkdir()
     for i in range(12):
         noise = rng.integers(0, 256, (1200, 1680, 3), dtype=np.uint8)  # blurred: PNG shrinks it as it does a photograph
         cv2.imwrite(str(folder / "authentic" / f"{i}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
-    pictures, data = find_images(folder), DataSettings(folder)
+    image_files, data = find_images(folder), DataSettings(folder)
     cache = ImageCache(folder / "cache", 1.0, 462)
 
     def read(cache: "ImageCache | None") -> None:
-        for picture in pictures:
-            read_letterboxed(picture, 462, data, cache)
+        for image_file in image_files:
+            read_letterboxed(image_file, 462, data, cache)
 
     read(cache)
     ours, theirs = timed_in_turn(settings.repeats, lambda: read(cache), lambda: read(None))
     return [
-        ("reading a 2-megapixel picture", ours / len(pictures), theirs / len(pictures), "one process, files in memory")
+        (
+            "reading a 2-megapixel image",
+            ours / len(image_files),
+            theirs / len(image_files),
+            "one process, files in memory",
+        )
     ]

@@ -33,7 +33,7 @@ from runtime.workers import map_in_processes
 SIDE = 96  # of the windows that it learns from, in pixels
 
 
-HELD_OUT = 10  # one base picture of so many is only scored
+HELD_OUT = 10  # one base image of so many is only scored
 
 
 OVERLAP = 0.3  # share of a learned region that must be true, else its map is wrong
@@ -104,7 +104,7 @@ class Window:
 
 
 def read_windows(path: Path) -> tuple[str, list[Window]]:
-    """Base picture of a forgery of synthesis.py, and windows of all of its copies that the evidence aligns."""
+    """Base image of a forgery of synthesis.py, and windows of all of its copies that the evidence aligns."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
     image, truth = read_image(path), read_json(path.with_suffix(".json"))
@@ -126,7 +126,7 @@ def read_windows(path: Path) -> tuple[str, list[Window]]:
             affines, _, _, values = screen_candidates(canvas, affine[None], centre[None], np.array([radius]))
             grown = grow_region(canvas, affines[0], centre, radius, MIN_FINE_NCC) if values[0, 0] > 0.5 else None
             evidence = measure_pair(canvas, grown) if grown else None
-            if evidence and evidence.mask.any() and evidence.fine > MIN_FINE_NCC:
+            if evidence and evidence.mask.any() and evidence.fine_ncc > MIN_FINE_NCC:
                 whole = (0, 0, *image.shape[1::-1])
                 moved = warp_to_template(target.view(np.uint8), evidence.affine, whole, cv2.INTER_LINEAR)
                 windows += _windows(canvas, evidence, source & (moved > 0), rng)
@@ -172,16 +172,16 @@ def main(settings: OutlineSettings) -> None:
     for name in ("epochs", "batch_size", "learning_rate"):
         if (value := getattr(settings, name)) <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be over 0")
-    pictures = [p.image for folder in settings.data for p in choose_images(folder, settings.limit) if p.forged]
-    for path in pictures:
+    image_files = [p.image for folder in settings.data for p in choose_images(folder, settings.limit) if p.forged]
+    for path in image_files:
         if not path.with_suffix(".json").is_file():
             raise InputError(f"{path} has no {path.stem}.json beside it; give folders that synthesis.py made")
     learned, scored = [], []
-    for base, windows in map_in_processes(read_windows, pictures, settings.workers):
+    for base, windows in map_in_processes(read_windows, image_files, settings.num_workers):
         (learned if zlib.crc32(base.encode()) % HELD_OUT else scored).extend(windows)
     if not learned or not scored:
         raise InputError(f"{len(learned)} windows to learn from and {len(scored)} to score; give more forgeries")
-    print(f"{len(learned)} windows to learn from, {len(scored)} of other base pictures to score", flush=True)
+    print(f"{len(learned)} windows to learn from, {len(scored)} of other base images to score", flush=True)
     teach(learned, scored, settings)
 
 

@@ -53,7 +53,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was found in one picture."""
+    """What was found in one image."""
 
     instances: tuple[Instance, ...]  # best first
     complete: bool  # False when the time budget ended the search
@@ -63,7 +63,7 @@ class SearchResult:
 
 
 def copy_on_jpeg_grid(copy: Copy) -> bool:
-    """Whether the map takes the picture's JPEG blocks onto blocks."""
+    """Whether the map takes the image's JPEG blocks onto blocks."""
     height, width = copy.source.mask.shape
     return on_jpeg_grid(copy.affine, np.array([copy.source.x + width / 2, copy.source.y + height / 2]))
 

@@ -31,21 +31,21 @@ from copymove.shared_outlines import share_outlines
 from copymove.suppression import suppress_repeats
 from copymove.verification import leading_out_of, screen_proposals, verify_candidates
 
-MIN_SIDE = 24  # smaller pictures hold nothing that could be proven
+MIN_SIDE = 24  # smaller images hold nothing that could be proven
 
 
 MAX_TOUCHING = 0.1  # share of a drawn outline that may overlap its own copy
 
 
 def detect_copies(image: np.ndarray, settings: MatchingSettings, regions: Sequence[np.ndarray] = ()) -> SearchResult:
-    """Duplicated contents of one picture, with their proof.
+    """Duplicated contents of one image, with their proof.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         regions: masks (H, W) bool, each with two or more parts that may be copies of each other: searched more
             thoroughly, proven in the same way.
     Raises:
-        ValueError: the picture or a region has another shape or type.
+        ValueError: the image or a region has another shape or type.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
@@ -53,7 +53,7 @@ def detect_copies(image: np.ndarray, settings: MatchingSettings, regions: Sequen
         if region.shape != image.shape[:2] or region.dtype != bool:
             raise ValueError(f"a region must be {image.shape[:2]} bool, not {region.shape} {region.dtype}")
     way = canonical_orientation(image)
-    # One core each: pictures run in parallel over processes, and small matrix products lose by more threads.
+    # One core each: images run in parallel over processes, and small matrix products lose by more threads.
     with threadpool_limits(1):
         _compile()
         found = _detect_in_orientation(
@@ -67,7 +67,7 @@ def _compile() -> None:
     """Have numba compile what a search calls, or load it: after installation that takes longer than a search may."""
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 1.0)
     image[50:90, 50:90] = image[5:45, 5:45] // 2 + 60  # found, but not as identical
-    _detect_in_orientation(image, MatchingSettings(seconds_per_image=math.inf), [])
+    _detect_in_orientation(image, MatchingSettings(search_budget=math.inf), [])
 
 
 def _detect_in_orientation(
@@ -76,7 +76,7 @@ def _detect_in_orientation(
     start = time.perf_counter()
     if min(image.shape[:2]) < MIN_SIDE:
         return SearchResult((), True)
-    search = SearchState(compute_features(image), settings, start + settings.seconds_per_image)
+    search = SearchState(compute_features(image), settings, start + settings.search_budget)
     grey = np.clip(search.canvas.grey, 0, 255).astype(np.uint8)
     if grey.min() == grey.max():
         return SearchResult((), True)
@@ -100,7 +100,7 @@ def _detect_in_orientation(
                     screen_proposals(search, kind, found) for kind, found in region_proposals(search, grey, region)
                 )
     with search.timed("verification"):
-        verify_candidates(search, screened, settings.max_verified * (1 + len(regions)))
+        verify_candidates(search, screened, settings.max_candidates * (1 + len(regions)))
         share_outlines(search)
     copies, facts, kept = _rank_copies(search)
     if kept and not search.late() and settings.matching_kinds != ("exact",):
@@ -138,6 +138,6 @@ def _rank_copies(search: SearchState) -> tuple[tuple[Copy, ...], tuple[dict[str,
     order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
     copies = tuple(search.copies[i] for i in order)
     facts = tuple(search.evidence[i] for i in order)
-    threshold = score_threshold(search.settings.max_false_alarms)
+    threshold = score_threshold(search.settings.target_fpr)
     kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
     return copies, facts, suppress_repeats(kept, copies, facts)

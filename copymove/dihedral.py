@@ -16,7 +16,7 @@ def apply_dihedral(array: np.ndarray, way: int) -> np.ndarray:
 
 
 def canonical_orientation(image: np.ndarray) -> int:
-    """The way in which a picture is searched: a mirrored or turned picture is searched the same way as itself.
+    """The way in which an image is searched: a mirrored or turned image is searched the same way as itself.
 
     So it gives the mirrored or turned findings to the last pixel, which no search by keypoints does by itself.
     """
@@ -30,7 +30,7 @@ def canonical_orientation(image: np.ndarray) -> int:
 
 
 def undo_orientation(found: SearchResult, way: int, shape: tuple[int, int]) -> SearchResult:
-    """Findings in the picture (H, W) as it was given."""
+    """Findings in the image (H, W) as it was given."""
     if way == 0:
         return found
     height, width = (shape[1], shape[0]) if way & 4 else shape

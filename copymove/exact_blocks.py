@@ -79,7 +79,7 @@ class ExactCopy:
 
 
 def find_exact_blocks(image: np.ndarray, min_distance: int = 8) -> list[ExactCopy]:
-    """Copies identical to the bit in a picture (H, W, 3) uint8, most votes first."""
+    """Copies identical to the bit in an image (H, W, 3) uint8, most votes first."""
     if min(image.shape[:2]) < 2 * BLOCK:
         return []
     values = _pixel_codes(np.ascontiguousarray(image))
@@ -361,7 +361,7 @@ def _self_equal(values: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> float:
 
 
 def _pixels(copy: ExactCopy) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the source's pixels in the picture."""
+    """Rows and columns of the source's pixels in the image."""
     ys, xs = np.nonzero(copy.mask)
     return ys + copy.y, xs + copy.x
 
@@ -374,7 +374,7 @@ def _parts(region: np.ndarray) -> list[np.ndarray]:
 
 
 def _copy(affine: np.ndarray, blocks: int, density: float, mask: np.ndarray, corner: tuple[int, int]) -> ExactCopy:
-    """Copy of a mask (h, w) whose left upper pixel is `corner` (y, x) of the picture, cut to its box."""
+    """Copy of a mask (h, w) whose left upper pixel is `corner` (y, x) of the image, cut to its box."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return ExactCopy(affine, blocks, density, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)

@@ -104,7 +104,7 @@ def disc_exactness(
 
 
 def subsample_pixels(region: np.ndarray, box: tuple[int, ...], most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows in the picture of a region's pixels, evenly chosen where there are more."""
+    """Columns and rows in the image of a region's pixels, evenly chosen where there are more."""
     ys, xs = np.nonzero(region)
     step = max(len(xs) // most, 1)
     return xs[::step] + box[0], ys[::step] + box[1]

@@ -43,7 +43,7 @@ def similarity_maps(
 def on_jpeg_grid(affine: np.ndarray, point: np.ndarray) -> bool:
     """Whether a map (2, 3) takes blocks of 8 x 8 pixels, as JPEG has them, onto blocks near a point (x, y).
 
-    To a third of a pixel, wherever the first block begins: a picture may have been cropped or turned after JPEG.
+    To a third of a pixel, wherever the first block begins: an image may have been cropped or turned after JPEG.
     """
     linear = np.rint(affine[:, :2])
     if abs(abs(np.linalg.det(linear)) - 1) > 1e-6 or np.abs(affine[:, :2] - linear).max() > 0.02:

@@ -43,7 +43,7 @@ class GrownRegion:
 
     affine: np.ndarray  # (2, 3): template pixel (x, y, 1) -> partner pixel
     region: np.ndarray  # (h, w) bool
-    box: tuple[int, int, int, int]  # its window in the picture: left, top, right, bottom
+    box: tuple[int, int, int, int]  # its window in the image: left, top, right, bottom
 
 
 def grow_region(
@@ -93,7 +93,7 @@ def grow_region(
 
 
 def region_from_mask(affine: np.ndarray, mask: np.ndarray) -> GrownRegion:
-    """A region given as a mask (H, W) bool of the whole picture."""
+    """A region given as a mask (H, W) bool of the whole image."""
     return GrownRegion(
         affine, *_crop_with_margin(mask, (0, 0, mask.shape[1], mask.shape[0]), MEASURE_MARGIN, mask.shape)
     )
@@ -112,7 +112,7 @@ def _is_worth_measuring(
 def _crop_with_margin(
     region: np.ndarray, box: tuple[int, int, int, int], margin: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Region and window with as much room around the region as `margin`, inside the picture (height, width)."""
+    """Region and window with as much room around the region as `margin`, inside the image (height, width)."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     y0, y1 = max(box[1] + int(rows[0]) - margin, 0), min(box[1] + int(rows[-1]) + 1 + margin, shape[0])
     x0, x1 = max(box[0] + int(columns[0]) - margin, 0), min(box[0] + int(columns[-1]) + 1 + margin, shape[1])
@@ -139,13 +139,13 @@ def _refine_region(
 
 
 def _window(centre: np.ndarray, half: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Box (x0, y0, x1, y1) around the centre, cut at the picture's border."""
+    """Box (x0, y0, x1, y1) around the centre, cut at the image's border."""
     x, y = round(float(centre[0])), round(float(centre[1]))
     return max(x - half, 0), max(y - half, 0), min(x + half + 1, shape[1]), min(y + half + 1, shape[0])
 
 
 def _touches_window(region: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int]) -> bool:
-    """Whether the region reaches a side of the window that is not the picture's border."""
+    """Whether the region reaches a side of the window that is not the image's border."""
     return bool(
         (region[0].any() and box[1] > 0)
         or (region[-1].any() and box[3] < shape[0])

@@ -24,7 +24,7 @@ LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """One picture as the alignment needs it; (H, W) float32 where nothing else is said."""
+    """One image as the alignment needs it; (H, W) float32 where nothing else is said."""
 
     grey: np.ndarray  # 0 to 255
     band: np.ndarray  # without noise and without what is coarser than COARSE_SIGMA
@@ -44,7 +44,7 @@ class ImageFeatures:
 
 
 def compute_features(image: np.ndarray) -> ImageFeatures:
-    """Canvas of a picture (H, W, 3) uint8 RGB."""
+    """Canvas of an image (H, W, 3) uint8 RGB."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
     band = smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA)
@@ -75,7 +75,7 @@ def normalize_local_contrast(level: np.ndarray, grey: np.ndarray, sigma: float) 
 
 
 def _drawn_masks(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a picture is drawn and not recorded: text, bars, arrows, frames and gutters, with their surroundings.
+    """Where an image is drawn and not recorded: text, bars, arrows, frames and gutters, with their surroundings.
 
     Either the area next to it has one colour to the bit (the first mask), or black or white begins within one pixel
     (the second).

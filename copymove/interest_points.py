@@ -15,7 +15,7 @@ def blob_points(
 
     They lie where the content puts them, so a copy has the same ones within half a pixel, also in smooth regions
     where SIFT finds no orientation. Of each scale the `limit` that stand out most from their surroundings: the
-    strongest ones would all lie in the parts of a picture that are rich in contrast.
+    strongest ones would all lie in the parts of an image that are rich in contrast.
     """
     points, radii = [], []
     for sigma in sigmas:

@@ -10,13 +10,13 @@ from copymove.candidates import Candidates, concatenate_candidates, no_candidate
 from copymove.geometry import similarity_maps
 from copymove.neighbours import nearest_neighbours
 
-SIFT_PIXELS = 3e6  # larger pictures are shrunk to this many pixels for their keypoints
+SIFT_PIXELS = 3e6  # larger images are shrunk to this many pixels for their keypoints
 
 
 def keypoint_candidates(
     grey: np.ndarray, limit: int, ratio: float, min_distance: float = 12.0, mask: np.ndarray | None = None
 ) -> tuple[Candidates, Candidates]:
-    """SIFT matches of a picture (H, W) uint8 with itself and its mirror image: consistent groups, and single ones.
+    """SIFT matches of an image (H, W) uint8 with itself and its mirror image: consistent groups, and single ones.
 
     Args:
         limit: most keypoints, the strongest first.
@@ -41,7 +41,7 @@ def _sift(grey: np.ndarray, limit: int, mask: np.ndarray | None) -> tuple[np.nda
     """Points (n, 2), frames (n, 2) of size in pixels and angle in radians, RootSIFT (n, 128) float32 of unit length."""
     sift = cv2.SIFT_create(nfeatures=limit, contrastThreshold=0.008, edgeThreshold=16)
     mask = None if mask is None else mask.astype(np.uint8)
-    # SIFT doubles the picture and keeps some twenty float layers of it: large pictures are halved for it first.
+    # SIFT doubles the image and keeps some twenty float layers of it: large images are halved for it first.
     zoom = min(1.0, float(np.sqrt(SIFT_PIXELS / grey.size)))
     if zoom < 1:
         grey = cv2.resize(grey, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)

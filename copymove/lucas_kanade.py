@@ -6,7 +6,7 @@ import numpy as np
 
 @numba.njit(cache=True, fastmath=True)
 def sample_bilinear(image: np.ndarray, x: float, y: float) -> float:
-    """Bilinear value; the nearest inside outside of the picture."""
+    """Bilinear value; the nearest inside outside of the image."""
     height, width = image.shape
     x = min(max(x, 0.0), width - 1.001)
     y = min(max(y, 0.0), height - 1.001)
@@ -58,7 +58,7 @@ def refine_affine(
 
     With partner(A(x)) ~ template(x), the template's gradient tells which small affine motion B of the template
     explains what is left, and A becomes A(1 + B). `full`: six parameters, else shift, rotation, scale. Returns the
-    correlation; -1 where there is no texture or the map leaves the picture.
+    correlation; -1 where there is no texture or the map leaves the image.
     """
     n = len(xs)
     count = 6 if full else 4

@@ -33,15 +33,15 @@ STEP = 8  # windows are a multiple of this, for the network halves them three ti
 def crop_pair(
     canvas: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int], region: np.ndarray, *others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A copy's source, and its partner warped onto it, in a window of the picture.
+    """A copy's source, and its partner warped onto it, in a window of the image.
 
     Args:
-        affine: (2, 3), source pixel -> copy pixel. box: left, top, right, bottom; may reach beyond the picture.
+        affine: (2, 3), source pixel -> copy pixel. box: left, top, right, bottom; may reach beyond the image.
         region: (H, W) bool, the source's outline so far. others: more masks (H, W) bool to be cut with it.
     Returns:
         Grey values (2, h, w) float32, 0 to 255, and masks (3 or more, h, w) bool: the region, where both partners are
-        valid (in the picture, apart, in a panel), where both hold fine structure that is not drawn, and the others.
-        Beyond the picture masks and source are 0.
+        valid (in the image, apart, in a panel), where both hold fine structure that is not drawn, and the others.
+        Beyond the image masks and source are 0.
     """
     height, width = canvas.shape
     inside = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
@@ -50,7 +50,7 @@ def crop_pair(
     template, _, valid = aligned_pair(canvas, affine, inside)
     told = warp_to_template(canvas.informative, affine, inside, cv2.INTER_NEAREST) & canvas.informative[part]
     masks = np.stack([region[part], valid, told > 0, *(mask[part] for mask in others)])
-    # The partner goes on where its source has left the picture, as it did in what the network learned from.
+    # The partner goes on where its source has left the image, as it did in what the network learned from.
     partner = warp_to_template(canvas.levels[resolution_level(affine)], affine, box, cv2.INTER_CUBIC)
     return np.stack([np.pad(template, around[1:]), partner]), np.pad(masks, around)
 
@@ -64,7 +64,7 @@ def network_input(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarr
 
     Args:
         grey: (2, h, w) float32, template and partner. masks: (3, h, w) bool: region, valid, told.
-        noise: of the picture, grey levels.
+        noise: of the image, grey levels.
     """
     inside = masks[0] & masks[1]
     a, b = (v - v[inside].mean() if inside.any() else v for v in grey)
@@ -96,7 +96,7 @@ def refine_mask(canvas: ImageFeatures, affine: np.ndarray, region: np.ndarray) -
         affine: (2, 3), source pixel -> copy pixel, scale at least about 1.
         region: (H, W) bool, the source as it was proven.
     Returns:
-        Its mask (h, w) bool in a window, and the window's left and top edge in the picture.
+        Its mask (h, w) bool in a window, and the window's left and top edge in the image.
     """
     ys, xs = np.nonzero(region)
     x, y = int(xs.min()) - MARGIN, int(ys.min()) - MARGIN

@@ -21,24 +21,26 @@ class PairMeasurements:
     """A verified pair in the frame of its coarser partner (the template)."""
 
     affine: np.ndarray  # (2, 3): template pixel (x, y, 1) -> partner pixel
-    x: int  # left edge of the window in the picture
+    x: int  # left edge of the window in the image
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool: the template's region in that window
-    fine: float  # correlation of the fine structure over the region's informative pixels
-    grain: float  # correlation there of what is finer than a pixel's neighbours: noise, which only a copy shares
-    fine_core: float  # local fine correlation that a fifth of those pixels exceed: the outline may be too wide
-    grain_core: float  # the same for the grain
-    band: float  # correlation of the middle band over the region
-    local: float  # median of the local correlation over the region
-    informative: int  # pixels that the fine structure was compared on
+    fine_ncc: float  # correlation of the fine structure over the region's informative pixels
+    grain_ncc: float  # correlation there of what is finer than a pixel's neighbours: noise, which only a copy shares
+    fine_ncc_p80: float  # local fine correlation that a fifth of those pixels exceed: the outline may be too wide
+    grain_ncc_p80: float  # the same for the grain
+    band_ncc: float  # correlation of the middle band over the region
+    local_ncc: float  # median of the local correlation over the region
+    informative_pixels: int  # pixels that the fine structure was compared on
     texture: float  # standard deviation of the fine structure there, in grey levels
-    second: float  # best correlation of the fine structure at another offset: near `fine` for edges and true repeats
-    around: float  # correlation of the fine structure just outside of the region
+    second_peak: (
+        float  # best correlation of the fine structure at another offset: near `fine` for edges and true repeats
+    )
+    ring_ncc: float  # correlation of the fine structure just outside of the region
     exactness: float  # by how much less it differs from its source at its place than 2 px off; 0: resampled, or flat
     fine_margin: float  # mean lead of the local fine correlation over the best at 2 to 3 px off: look-alikes have none
     middle_margin: float  # the same for the middle band, at 2 to 4 px off
-    residual: float  # strength of what is left in the middle band after alignment, over the picture's noise
-    jump: float  # what is left just outside of the region, over what is left inside
+    residual: float  # strength of what is left in the middle band after alignment, over the image's noise
+    boundary_contrast: float  # what is left just outside of the region, over what is left inside
 
 
 def measure_pair(canvas: ImageFeatures, grown: GrownRegion, min_lead: float = -1.0) -> PairMeasurements | None:
@@ -82,21 +84,22 @@ def measure_pair(canvas: ImageFeatures, grown: GrownRegion, min_lead: float = -1
         x=x0,
         y=y0,
         mask=mask,
-        fine=pearson(fine_a[compared], fine_b[compared]),
-        grain=pearson(grain_a[compared], grain_b[compared]),
-        fine_core=_core_ncc(fine_a, fine_b, seen),
-        grain_core=_core_ncc(grain_a, grain_b, seen),
-        band=pearson(band_a[core], band_b[core]),
-        local=float(np.median(local[core])),
-        informative=int(seen.sum()),
+        fine_ncc=pearson(fine_a[compared], fine_b[compared]),
+        grain_ncc=pearson(grain_a[compared], grain_b[compared]),
+        fine_ncc_p80=_core_ncc(fine_a, fine_b, seen),
+        grain_ncc_p80=_core_ncc(grain_a, grain_b, seen),
+        band_ncc=pearson(band_a[core], band_b[core]),
+        local_ncc=float(np.median(local[core])),
+        informative_pixels=int(seen.sum()),
         texture=float(rough[compared].std()) if compared.any() else 0.0,
-        second=_second_peak(fine_a, fine_b, compared if compared.any() else region),
-        around=pearson(fine_a[ring], fine_b[ring]),
+        second_peak=_second_peak(fine_a, fine_b, compared if compared.any() else region),
+        ring_ncc=pearson(fine_a[ring], fine_b[ring]),
         exactness=exactness,
         fine_margin=fine_margin,
         middle_margin=ncc_margin(middle_a, middle_b, compared if compared.any() else core, 13, 4, 2),
         residual=(float(left_middle[core].std()) + 0.3) / canvas.noise,
-        jump=(float(np.abs(left[rim]).mean() if rim.any() else 0.0) + 0.5) / (float(np.abs(left[core]).mean()) + 0.5),
+        boundary_contrast=(float(np.abs(left[rim]).mean() if rim.any() else 0.0) + 0.5)
+        / (float(np.abs(left[core]).mean()) + 0.5),
     )
 
 

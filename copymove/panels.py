@@ -21,7 +21,7 @@ MAX_DEPTH = 6  # times that rows and columns are cut in turn: frames in frames m
 
 
 def find_gutters(grey: np.ndarray) -> np.ndarray:
-    """Gutters and margins (H, W) bool of a figure (H, W), grey values of 0 to 255; none in a picture of one panel.
+    """Gutters and margins (H, W) bool of a figure (H, W), grey values of 0 to 255; none in an image of one panel.
 
     Cut again and again, from side to side, along straight lines in white or black (XY cut; Nagy and Seth 1984), of
     which the colour is taken that gives more panels.

@@ -30,7 +30,7 @@ def polar_patches(band: np.ndarray, points: np.ndarray, radii: np.ndarray) -> np
     angles = np.arange(ANGLES, dtype=np.float32) * (2 * np.pi / ANGLES)
     grid = rings[:, None] * np.stack([np.cos(angles), np.sin(angles)])[:, None, :]  # (2, RINGS, ANGLES)
     out = np.empty((len(points), RINGS, ANGLES), np.float32)
-    for start in range(0, len(points), 4096):  # remap takes pictures of at most 32767 pixels a side
+    for start in range(0, len(points), 4096):  # remap takes images of at most 32767 pixels a side
         part = slice(start, start + 4096)
         x = points[part, 0, None] + radii[part, None] * grid[0].ravel()
         y = points[part, 1, None] + radii[part, None] * grid[1].ravel()

@@ -19,7 +19,7 @@ from copymove.regions import Region, deepest_point, overlap_area, region_of_mask
 from copymove.search import SearchState
 from copymove.verification import MIN_FINE_NCC
 
-MAX_TEMPLATES = 4  # copies that are sought again in a picture
+MAX_TEMPLATES = 4  # copies that are sought again in an image
 
 
 MAX_FURTHER = 12  # places of each that are looked at, and candidates that are verified for them
@@ -90,7 +90,7 @@ def further_candidates(search: SearchState, instances: Sequence[Instance]) -> Ca
 
 def keypoint_proposals(search: SearchState, grey: np.ndarray) -> Candidates:
     limit = min(search.settings.max_keypoints, max(2000, grey.size // 60))
-    groups, singles = keypoint_candidates(grey, limit, search.settings.match_ratio)
+    groups, singles = keypoint_candidates(grey, limit, search.settings.ratio_test)
     order = np.argsort(-singles.likeness, kind="stable")[:4000]
     return concatenate_candidates([groups, singles.take(order)])
 

@@ -10,14 +10,14 @@ from copymove.geometry import transform_points
 
 @dataclass(frozen=True)
 class Region:
-    """A mask kept as its bounding box, so that evidence on large pictures stays small."""
+    """A mask kept as its bounding box, so that evidence on large images stays small."""
 
-    x: int  # left edge of the box in the picture, pixels
+    x: int  # left edge of the box in the image, pixels
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool
 
     def full(self, shape: tuple[int, int]) -> np.ndarray:
-        """Mask (H, W) bool of the whole picture."""
+        """Mask (H, W) bool of the whole image."""
         full = np.zeros(shape, bool)
         h, w = self.mask.shape
         full[self.y : self.y + h, self.x : self.x + w] = self.mask
@@ -32,7 +32,7 @@ def deepest_point(region: Region) -> tuple[int, int, float]:
 
 
 def points_in_mask(mask: np.ndarray, points: np.ndarray, left: int = 0, top: int = 0) -> np.ndarray:
-    """Which points (n, 2) of the picture lie in a mask (h, w) whose left upper pixel is (left, top)."""
+    """Which points (n, 2) of the image lie in a mask (h, w) whose left upper pixel is (left, top)."""
     h, w = mask.shape
     x, y = np.rint(points - (left, top)).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
@@ -41,7 +41,7 @@ def points_in_mask(mask: np.ndarray, points: np.ndarray, left: int = 0, top: int
 
 
 def warp_region(region: Region, affine: np.ndarray, shape: tuple[int, int]) -> Region | None:
-    """Place of a region under a map, cut at the picture's border; None where nothing is left."""
+    """Place of a region under a map, cut at the image's border; None where nothing is left."""
     h, w = region.mask.shape
     corners = np.array([[-1, -1], [w, -1], [-1, h], [w, h]], float)
     moved = transform_points(affine, corners + np.array([region.x, region.y]))
@@ -83,7 +83,7 @@ def subtract_region(a: Region, b: Region) -> Region | None:
 
 
 def region_of_mask(mask: np.ndarray, x: int, y: int) -> Region:
-    """Region of a mask (h, w) whose left upper pixel is (x, y) in the picture."""
+    """Region of a mask (h, w) whose left upper pixel is (x, y) in the image."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Region(x + int(columns[0]), y + int(rows[0]), part)

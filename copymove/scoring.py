@@ -15,15 +15,15 @@ CALIBRATION = WEIGHTS / "evidence.json"
 
 
 FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1: against, 0: it depends on the others
-    "fine": 1,
-    "fine_core": 1,
-    "grain": 1,
-    "grain_core": 1,
+    "fine_ncc": 1,
+    "fine_ncc_p80": 1,
+    "grain_ncc": 1,
+    "grain_ncc_p80": 1,
     "fine_margin": 1,
     "middle_margin": 1,
-    "band": 0,
+    "band_ncc": 0,
     "residual": -1,
-    "jump": 1,
+    "boundary_contrast": 1,
     "support": 1,
     "votes": 1,
     "size": 1,
@@ -31,43 +31,43 @@ FEATURES = {  # of the calibration; 1: more of it can only speak for a copy, -1:
     "filled": 0,
     "texture": 0,
     "noise": 0,
-    "local": 0,
-    "around": 0,
-    "second": -1,
-    "usual": -1,
+    "local_ncc": 0,
+    "ring_ncc": 0,
+    "second_peak": -1,
+    "median_ncc": -1,
     "stretch": -1,
     "zoom": -1,
 }
 
 
 def feature_vector(
-    evidence: PairMeasurements, votes: int, support: int, usual: float, noise: float
+    evidence: PairMeasurements, votes: int, support: int, median_ncc: float, noise: float
 ) -> dict[str, float]:
     """What the calibration looks at, under the names of `FEATURES`, and the exactness.
 
-    Correlations go through Fisher's transform; `usual` is the fine correlation that candidates of this picture have.
+    Correlations go through Fisher's transform; `median_ncc` is the fine correlation that candidates of this image have.
     """
     stretch = np.linalg.svd(evidence.affine[:, :2], compute_uv=False)
     return {
-        "fine": math.atanh(min(max(evidence.fine, -0.99), 0.99)),
-        "fine_core": math.atanh(min(max(evidence.fine_core, -0.99), 0.99)),
-        "grain_core": math.atanh(min(max(evidence.grain_core, -0.99), 0.99)),
-        "grain": math.atanh(min(max(evidence.grain, -0.99), 0.99)),
+        "fine_ncc": math.atanh(min(max(evidence.fine_ncc, -0.99), 0.99)),
+        "fine_ncc_p80": math.atanh(min(max(evidence.fine_ncc_p80, -0.99), 0.99)),
+        "grain_ncc_p80": math.atanh(min(max(evidence.grain_ncc_p80, -0.99), 0.99)),
+        "grain_ncc": math.atanh(min(max(evidence.grain_ncc, -0.99), 0.99)),
         "support": math.log(max(support, 1)),
-        "band": math.atanh(min(max(evidence.band, -0.99), 0.99)),
-        "local": math.atanh(min(max(evidence.local, -0.99), 0.99)),
+        "band_ncc": math.atanh(min(max(evidence.band_ncc, -0.99), 0.99)),
+        "local_ncc": math.atanh(min(max(evidence.local_ncc, -0.99), 0.99)),
         "exactness": evidence.exactness,
-        "size": math.log(max(evidence.informative, 1) / 400),
+        "size": math.log(max(evidence.informative_pixels, 1) / 400),
         "texture": math.log(evidence.texture + 0.3),
-        "second": math.atanh(min(max(evidence.second, -0.99), 0.99)),
-        "filled": evidence.informative / float(evidence.mask.sum()),
-        "usual": usual,
-        "around": evidence.around,
+        "second_peak": math.atanh(min(max(evidence.second_peak, -0.99), 0.99)),
+        "filled": evidence.informative_pixels / float(evidence.mask.sum()),
+        "median_ncc": median_ncc,
+        "ring_ncc": evidence.ring_ncc,
         "votes": math.log(votes),
         "fine_margin": evidence.fine_margin,
         "middle_margin": evidence.middle_margin,
         "residual": math.log(evidence.residual),
-        "jump": math.log(evidence.jump),
+        "boundary_contrast": math.log(evidence.boundary_contrast),
         "noise": math.log(noise),
         "area": math.log(float(evidence.mask.sum())),
         "stretch": math.log(stretch[0] / stretch[1]),
@@ -107,11 +107,11 @@ def calibrated_score(facts: dict[str, float]) -> float:
     return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
 
 
-def score_threshold(max_false_alarms: float) -> float:
-    """Least score of a copy for a share of authentic pictures with a false alarm, from the calibration's table."""
-    if not 0 < max_false_alarms <= 1:
-        raise InputError(f"max_false_alarms is {max_false_alarms}; it must be over 0 and at most 1")
+def score_threshold(target_fpr: float) -> float:
+    """Least score of a copy for a share of authentic images with a false alarm, from the calibration's table."""
+    if not 0 < target_fpr <= 1:
+        raise InputError(f"target_fpr is {target_fpr}; it must be over 0 and at most 1")
     shares, scores = np.array(_calibration()["thresholds"]).T
     # Scores crowd at 1: the table is interpolated on the log-odds.
-    odds = np.interp(math.log(max_false_alarms), np.log(shares), scores)
+    odds = np.interp(math.log(target_fpr), np.log(shares), scores)
     return float(1 / (1 + np.exp(-odds)))

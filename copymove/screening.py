@@ -25,7 +25,7 @@ MAX_RESIDUAL_SHARE = 0.4  # share of a disc's finest structure that may be left 
 
 @numba.njit(cache=True, fastmath=True)
 def _disc(x: float, y: float, radius: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a disc inside the picture; of a large one a quarter, evenly spread."""
+    """Pixels of a disc inside the image; of a large one a quarter, evenly spread."""
     r = int(radius)
     xs = np.empty((2 * r + 1) ** 2, np.int64)
     ys = np.empty((2 * r + 1) ** 2, np.int64)

@@ -13,7 +13,7 @@ from copymove.visited import VisitedTransforms
 
 @dataclass
 class SearchState:
-    """State of one picture's search."""
+    """State of one image's search."""
 
     canvas: ImageFeatures
     settings: MatchingSettings

@@ -31,7 +31,7 @@ def share_outlines(search: SearchState) -> None:
 
     Tiles, ripples and bricks fit beside a copy too, and of several copies one grows further over them than another.
     """
-    threshold = score_threshold(search.settings.max_false_alarms)
+    threshold = score_threshold(search.settings.target_fpr)
     order = sorted(range(len(search.copies)), key=lambda k: -search.copies[k].score)
     for place, k in enumerate(order):
         if search.copies[k].kind != "exact" and not search.late():
@@ -56,13 +56,13 @@ def _within_outline(
         if rest and rest.residual < REST_RESIDUAL * evidence.residual:
             continue
         votes, support = (round(math.exp(facts[name])) for name in ("votes", "support"))
-        told = feature_vector(evidence, votes, support, facts["usual"], search.canvas.noise)
+        told = feature_vector(evidence, votes, support, facts["median_ncc"], search.canvas.noise)
         score = calibrated_score(told)
-        agrees = told["fine"] >= facts["fine"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
+        agrees = told["fine_ncc"] >= facts["fine_ncc"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
         source = region_of_mask(evidence.mask, evidence.x, evidence.y)
         target = warp_region(source, copy.affine, shape)
         if agrees and target is not None and score >= min(copy.score, threshold):
-            return replace(copy, correlation=evidence.local, score=score, source=source, target=target), told
+            return replace(copy, correlation=evidence.local_ncc, score=score, source=source, target=target), told
     return copy, facts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copymove.copies import Copy, copy_on_jpeg_grid, is_upright, share_content
 from copymove.exactness import NEAR_EXACT
 
-BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the picture needs
+BESIDE = 0.7  # share of the best copy's grain and margin that another copy in the image needs
 
 
 BESIDE_SAME = 0.4  # the same for a further copy of the best one's content
@@ -28,7 +28,7 @@ IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` wou
 def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
     """Of these copies, best first, those that may stand beside the best one.
 
-    After the paste a picture was processed as a whole: what shares much less of its grain than the best copy does, or
+    After the paste an image was processed as a whole: what shares much less of its grain than the best copy does, or
     leads less at its place, or differs much more, merely repeats (windows, roof tiles, goods on a shelf). A copy that
     was turned or resized has lost some of its grain by that, and may share less. Beside bit-identical copies
     nothing was done since: only one may that hardly differs otherwise (blended, recoloured), or one of their content
@@ -50,7 +50,7 @@ def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequenc
             known = any(share_content(copy, other) for other in exact_ones)
             differs = math.exp(seen["residual"] + seen["noise"])
             may_differ = differs < ALTERED_RESIDUAL[not is_upright(copy)] or (known and not is_upright(copy))
-            return seen["grain_core"] >= (BESIDE_TURNED if may_differ else BESIDE) * IDENTICAL_GRAIN
+            return seen["grain_ncc_p80"] >= (BESIDE_TURNED if may_differ else BESIDE) * IDENTICAL_GRAIN
         if copy_on_jpeg_grid(copy):
             return True
         least = BESIDE_SAME if share_content(copy, copies[best]) else BESIDE
@@ -58,7 +58,7 @@ def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequenc
             least = BESIDE_TURNED
         shares = facts[best]
         return seen["residual"] <= shares["residual"] + BESIDE_RESIDUAL and all(
-            seen[name] >= least * shares[name] for name in ("grain_core", "fine_margin")
+            seen[name] >= least * shares[name] for name in ("grain_ncc_p80", "fine_margin")
         )
 
     return [k for k in kept if fits(k)]

@@ -70,7 +70,7 @@ class ScreenedCandidates:
     votes: np.ndarray  # (n,) int64
     rank: np.ndarray  # (n,): higher is better
     exactness: np.ndarray  # (n,): of the discs, as `Evidence.exactness`
-    usual: float  # fine correlation that this search's candidates have in this picture
+    median_ncc: float  # fine correlation that this search's candidates have in this image
 
 
 def screen_proposals(search: SearchState, kind: str, proposed: Candidates) -> ScreenedCandidates:
@@ -80,11 +80,11 @@ def screen_proposals(search: SearchState, kind: str, proposed: Candidates) -> Sc
     near_exact = values[:, 2] > NEAR_EXACT
     rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
     screened = values[:, 1][values[:, 1] > -1]
-    usual = float(np.median(screened)) if len(screened) else 0.0
+    median_ncc = float(np.median(screened)) if len(screened) else 0.0
     good = np.flatnonzero((values[:, 0] > 0.6) & ((values[:, 1] > MIN_FINE_NCC) | near_exact))
     partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
     chosen = (numbers[good] for numbers in (proposed.votes, rank, values[:, 2]))
-    return ScreenedCandidates(kind, affines[good], centres[good], radii[good], partners, *chosen, usual)
+    return ScreenedCandidates(kind, affines[good], centres[good], radii[good], partners, *chosen, median_ncc)
 
 
 def leading_out_of(screened: ScreenedCandidates, instances: Sequence[Instance]) -> ScreenedCandidates:
@@ -120,9 +120,9 @@ def verify_candidates(search: SearchState, screened: Sequence[ScreenedCandidates
         evidence = measure_pair(search.canvas, grown, MIN_MARGINS[0])
         if evidence and is_sufficient(evidence) and not _repeats_too_often(evidence, screened):
             support = count_support(evidence, part.centres, part.partners)
-            facts = feature_vector(evidence, int(part.votes[i]), support, part.usual, search.canvas.noise)
-            likeness = max(facts["fine_core"], NEAR_EXACT_LIKENESS if is_near_exact(facts) else 0.0)
-            if facts["second"] <= MAX_SECOND_PEAK * likeness and _keep(search, part.kind, evidence, facts):
+            facts = feature_vector(evidence, int(part.votes[i]), support, part.median_ncc, search.canvas.noise)
+            likeness = max(facts["fine_ncc_p80"], NEAR_EXACT_LIKENESS if is_near_exact(facts) else 0.0)
+            if facts["second_peak"] <= MAX_SECOND_PEAK * likeness and _keep(search, part.kind, evidence, facts):
                 known.add_copy(search.copies[-1])
 
 
@@ -132,9 +132,9 @@ def is_sufficient(evidence: PairMeasurements) -> bool:
         return bool(evidence.mask.sum() >= MIN_AREA)
     margins = (evidence.fine_margin, evidence.middle_margin)
     return (
-        evidence.fine > MIN_FINE_NCC
-        and evidence.informative >= MIN_AREA
-        and evidence.informative > MIN_FILLED * evidence.mask.sum()
+        evidence.fine_ncc > MIN_FINE_NCC
+        and evidence.informative_pixels >= MIN_AREA
+        and evidence.informative_pixels > MIN_FILLED * evidence.mask.sum()
         and all(margin >= least for margin, least in zip(margins, MIN_MARGINS, strict=True))
     )
 
@@ -155,7 +155,7 @@ def interleave_rankings(
 ) -> list[tuple[float, int, int]]:
     """The order, and in turn with it that of the likeness on the largest discs, and that of the exactness.
 
-    What is small is alike on small discs only; of large copies a small disc tells little in a picture with many alike.
+    What is small is alike on small discs only; of large copies a small disc tells little in an image with many alike.
     """
     first = order[:MAX_RESCREENED]
     if not first:
@@ -216,6 +216,6 @@ def _keep(search: SearchState, kind: str, evidence: PairMeasurements, facts: dic
         return False
     inliers = round(math.exp(max(facts["votes"], facts["support"])))
     score = calibrated_score(facts)
-    search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local, score, source, target))
+    search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local_ncc, score, source, target))
     search.evidence.append(facts)
     return True

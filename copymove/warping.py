@@ -10,7 +10,7 @@ from copymove.image_features import LEVELS, ImageFeatures
 def aligned_pair(
     canvas: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Template and aligned partner (h, w) float32 in the window, and where both lie inside a panel of the picture."""
+    """Template and aligned partner (h, w) float32 in the window, and where both lie inside a panel of the image."""
     x0, y0, x1, y1 = box
     partner = warp_to_template(canvas.levels[resolution_level(affine)], affine, box, cv2.INTER_CUBIC)
     xs, ys = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]

@@ -19,12 +19,12 @@ MIN_TEXTURED = 0.25  # least share of a content where its grey values change by 
 
 @dataclass
 class Composition:
-    """The picture while it is worked on. `owner`: number of the source or copy that shows at a pixel, else 0."""
+    """The image while it is worked on. `owner`: number of the source or copy that shows at a pixel, else 0."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
     owner: np.ndarray  # (H, W) int16
-    boxes: list[tuple[int, int, int, int]]  # x, y, width, height of the panels; the whole picture when not composed
-    smallest: int  # limits of a region's side in pixels of this picture, before any resize
+    boxes: list[tuple[int, int, int, int]]  # x, y, width, height of the panels; the whole image when not composed
+    smallest: int  # limits of a region's side in pixels of this image, before any resize
     largest: float
     sizes: list[int] = field(
         default_factory=lambda: [0]
@@ -57,22 +57,24 @@ class Source:
     mask: np.ndarray  # (height, width) bool within the box
 
 
-def find_source(picture: Composition, kind: str, area: float, weight: float, rng: np.random.Generator) -> Source | None:
+def find_source(
+    composition: Composition, kind: str, area: float, weight: float, rng: np.random.Generator
+) -> Source | None:
     """The most structured of a few free regions of about `area` pixels, or None. `weight` lowers what is asked for."""
     if kind == "object":
-        candidates = _objects(picture, area, rng)
+        candidates = _objects(composition, area, rng)
     elif kind == "panel":
-        candidates = [_panel_part(picture, area, rng) for _ in range(2)]
+        candidates = [_panel_part(composition, area, rng) for _ in range(2)]
     else:
-        candidates = [_shape(picture, kind, area, rng) for _ in range(4)]
+        candidates = [_shape(composition, kind, area, rng) for _ in range(4)]
     best, best_structure = None, weight * MIN_STRUCTURE
     for source in candidates:
         x, y, width, height = source.box
-        if min(width, height) < picture.smallest or max(width, height) > picture.largest:
+        if min(width, height) < composition.smallest or max(width, height) > composition.largest:
             continue
-        if picture.covered(x, y, source.mask).any():
+        if composition.covered(x, y, source.mask).any():
             continue
-        deviation, textured = _structure(picture.pixels[y : y + height, x : x + width], source.mask)
+        deviation, textured = _structure(composition.pixels[y : y + height, x : x + width], source.mask)
         if deviation > best_structure and textured > weight * MIN_TEXTURED:
             best, best_structure = source, deviation
     return best
@@ -88,14 +90,14 @@ def _structure(pixels: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return float(grey[mask].std()), float((slope[mask] > 1.5).mean())
 
 
-def _shape(picture: Composition, kind: str, area: float, rng: np.random.Generator) -> Source:
+def _shape(composition: Composition, kind: str, area: float, rng: np.random.Generator) -> Source:
     """A geometric region of about `area` pixels at a random place of a random panel."""
-    left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
+    left, top, width, height = composition.boxes[rng.integers(len(composition.boxes))]
     outline = _outline(kind, rng)
     outline *= math.sqrt(area / max(cv2.contourArea(outline.astype(np.float32)), 1e-6))
-    outline *= max(1.0, (picture.smallest + 1) / np.ptp(outline, axis=0).min())
-    room = np.array([min(0.75 * width, picture.largest), min(0.75 * height, picture.largest)])
-    outline *= min(1.0, *((np.maximum(room, picture.smallest + 1) - 1) / np.ptp(outline, axis=0)))
+    outline *= max(1.0, (composition.smallest + 1) / np.ptp(outline, axis=0).min())
+    room = np.array([min(0.75 * width, composition.largest), min(0.75 * height, composition.largest)])
+    outline *= min(1.0, *((np.maximum(room, composition.smallest + 1) - 1) / np.ptp(outline, axis=0)))
     mask = _fill(outline)
     x = left + int(rng.integers(max(0, width - mask.shape[1]) + 1))
     y = top + int(rng.integers(max(0, height - mask.shape[0]) + 1))
@@ -138,42 +140,42 @@ def tight(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
     return mask[y : y + height, x : x + width], x, y
 
 
-def _panel_part(picture: Composition, area: float, rng: np.random.Generator) -> Source:
+def _panel_part(composition: Composition, area: float, rng: np.random.Generator) -> Source:
     """A whole panel, or a rectangle of about `area` pixels in one of its corners, at least a twentieth of it."""
-    left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
+    left, top, width, height = composition.boxes[rng.integers(len(composition.boxes))]
     share = max(0.05, area / (width * height))
     w, h = width, height
-    small = len(picture.boxes) >= 6  # so that two whole panels are no more than a third of the picture
+    small = len(composition.boxes) >= 6  # so that two whole panels are no more than a third of the image
     if share < 0.4 and not (small and rng.random() < 0.35):
         if rng.random() < 0.3:  # a strip over the whole height or width, as when two exposures overlap
             w, h = (int(width * share), height) if rng.random() < 0.5 else (width, int(height * share))
         else:
             stretch = math.exp(rng.uniform(-0.4, 0.4))
             w, h = int(width * math.sqrt(share) * stretch), int(height * math.sqrt(share) / stretch)
-        w, h = min(width, max(w, picture.smallest)), min(height, max(h, picture.smallest))
+        w, h = min(width, max(w, composition.smallest)), min(height, max(h, composition.smallest))
     x = left + int(rng.integers(2)) * (width - w)
     y = top + int(rng.integers(2)) * (height - h)
     return Source("panel", (x, y, w, h), np.ones((h, w), bool))
 
 
-def _objects(picture: Composition, area: float, rng: np.random.Generator) -> list[Source]:
+def _objects(composition: Composition, area: float, rng: np.random.Generator) -> list[Source]:
     """Cells, bands and the like of at most about `area` pixels, cut along their outline.
 
     Works in a window of at most 352 x 352 pixels, made coarser for large objects, so that the time is bounded.
     """
-    left, top, width, height = picture.boxes[rng.integers(len(picture.boxes))]
-    low = 1.2 * picture.smallest
-    high = max(low, min(math.sqrt(area), 0.8 * picture.largest, 0.4 * min(width, height)))
+    left, top, width, height = composition.boxes[rng.integers(len(composition.boxes))]
+    low = 1.2 * composition.smallest
+    high = max(low, min(math.sqrt(area), 0.8 * composition.largest, 0.4 * min(width, height)))
     side = math.exp(math.log(low) + rng.random() ** 0.5 * math.log(high / low))
     coarse = max(1.0, side / 36)
     w, h = min(width, int(352 * coarse)), min(height, int(352 * coarse))
     x, y = left + int(rng.integers(width - w + 1)), top + int(rng.integers(height - h + 1))
-    window = picture.pixels[y : y + h, x : x + w]
+    window = composition.pixels[y : y + h, x : x + w]
     if coarse > 1:
         window = cv2.resize(window, (round(w / coarse), round(h / coarse)), interpolation=cv2.INTER_AREA)
     zoom = np.array([w / window.shape[1], h / window.shape[0]])
     area = (side / coarse) ** 2
-    limits = picture.smallest / coarse, picture.largest / coarse
+    limits = composition.smallest / coarse, composition.largest / coarse
     found = []
     for mask, corner in _outlined(_segment(window, area, even=rng.random() < 0.5), limits, area, rng):
         size = np.round(np.array(mask.shape[::-1]) * zoom).astype(int)
@@ -185,7 +187,7 @@ def _objects(picture: Composition, area: float, rng: np.random.Generator) -> lis
 
 
 def _segment(window: np.ndarray, area: float, even: bool) -> np.ndarray:
-    """(h, w) int32 labels of the objects in a picture: 0 background, 1..n; Otsu threshold, then watershed.
+    """(h, w) int32 labels of the objects in an image: 0 background, 1..n; Otsu threshold, then watershed.
 
     Holes under half the `area` of an object are filled. With `even` the illumination is made even first, which
     brings out faint objects beside bright ones.

@@ -12,14 +12,14 @@ DEGRADATION_WEIGHTS = {"jpeg": 0.7, "noise": 0.3, "blur": 0.3, "resize": 0.4}
 
 
 def draw_degradation(settings: SynthesisSettings, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What the finished picture goes through; None means not at all."""
+    """What the finished image goes through; None means not at all."""
     plan: dict[str, Any] = {"resize": None, "blur_sigma": None, "noise_sigma": None, "jpeg_quality": None}
     if rng.random() >= settings.degrade_probability or not settings.degradations:
         return plan
     chosen = {d for d in settings.degradations if rng.random() < DEGRADATION_WEIGHTS[d]}
     chosen = chosen or {settings.degradations[rng.integers(len(settings.degradations))]}
     if "resize" in chosen:
-        # Two regions of the smallest size still fit into the picture before it shrinks.
+        # Two regions of the smallest size still fit into the image before it shrinks.
         least = max(
             0.5, 2.5 * settings.min_copy_pixels / max(shape[:2]), 1.25 * settings.min_copy_pixels / min(shape[:2])
         )

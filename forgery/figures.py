@@ -21,9 +21,9 @@ GRID_WEIGHTS = (1, 1, 2, 3, 3, 3, 3, 2)
 def compose_figure(
     images: Sequence[np.ndarray], min_side: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]], list[dict[str, Any]]] | None:
-    """A figure of equal panels in a grid, about as large as the first picture.
+    """A figure of equal panels in a grid, about as large as the first image.
 
-    Every panel is a piece of one of the pictures; pieces never share a pixel, so that the figure has no copies.
+    Every panel is a piece of one of the images; pieces never share a pixel, so that the figure has no copies.
     Returns pixels, the panels' boxes and where each came from; None if panels of `min_side` pixels do not fit.
     """
     height, width = images[0].shape[:2]
@@ -32,7 +32,7 @@ def compose_figure(
     for index in [draw_index(GRID_WEIGHTS, rng), *range(len(GRIDS) - 1, -1, -1)]:
         rows, columns = GRIDS[index]
         pieces = _pieces(images, rows * columns, rng)
-        # No more than 1.3 times finer than the pictures are: empty magnification is no figure.
+        # No more than 1.3 times finer than the images are: empty magnification is no figure.
         limit = min(min(w / ratio, h) for _, (_, _, w, h) in pieces) * 1.3
         cell_height = int(min(math.sqrt(room / (rows * columns) / ratio), limit))
         cell_width = int(cell_height * ratio)
@@ -57,14 +57,14 @@ def compose_figure(
             cut, (cell_width, cell_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         )
         boxes.append((x, y, cell_width, cell_height))
-        origins.append({"box": list(boxes[-1]), "picture": number, "origin": list(origin)})
+        origins.append({"box": list(boxes[-1]), "image": number, "origin": list(origin)})
     return canvas, boxes, origins
 
 
 def _pieces(
     images: Sequence[np.ndarray], count: int, rng: np.random.Generator
 ) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """`count` disjoint boxes over the pictures: always the largest one is halved."""
+    """`count` disjoint boxes over the images: always the largest one is halved."""
     pieces = [(i, (0, 0, image.shape[1], image.shape[0])) for i, image in enumerate(images[:count])]
     while len(pieces) < count:
         at = max(range(len(pieces)), key=lambda i: pieces[i][1][2] * pieces[i][1][3])
@@ -86,15 +86,15 @@ def _crop(piece: tuple[int, int, int, int], ratio: float, rng: np.random.Generat
     return x + int(rng.integers(width - w + 1)), y + int(rng.integers(height - h + 1)), w, h
 
 
-def annotate_figure(picture: Composition, rng: np.random.Generator) -> None:
+def annotate_figure(composition: Composition, rng: np.random.Generator) -> None:
     """Letters, arrows and scale bars, as in published figures. What they cover is no longer visible.
 
     A mark that would hide too much of a source or copy is left out.
     """
     lettered, barred = rng.random() < 0.7, rng.random() < 0.5
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if rng.random() < 0.5 else "abcdefghijklmnopqrstuvwxyz"
-    for letter, (x, y, width, height) in zip(letters, picture.boxes, strict=False):
-        panel = picture.pixels[y : y + height, x : x + width]
+    for letter, (x, y, width, height) in zip(letters, composition.boxes, strict=False):
+        panel = composition.pixels[y : y + height, x : x + width]
         style = ((255,) * 3 if panel.mean() < 140 else (0,) * 3, max(1, min(width, height) // 80))  # colour, thickness
         unit = max(6, min(width, height) // 10)  # height of a letter in pixels
         marks = []
@@ -109,11 +109,11 @@ def annotate_figure(picture: Composition, rng: np.random.Generator) -> None:
             marked = panel.copy()
             draw(marked)
             changed = (marked != panel).any(axis=2)
-            left = np.array(picture.visible) - picture.covered(x, y, changed)
-            if (left >= MIN_VISIBLE * np.array(picture.sizes)).all():
+            left = np.array(composition.visible) - composition.covered(x, y, changed)
+            if (left >= MIN_VISIBLE * np.array(composition.sizes)).all():
                 panel[changed] = marked[changed]
-                picture.owner[y : y + height, x : x + width][changed] = 0
-                picture.visible = left.tolist()
+                composition.owner[y : y + height, x : x + width][changed] = 0
+                composition.visible = left.tolist()
 
 
 _Style = tuple[tuple[int, int, int], int]

@@ -48,7 +48,7 @@ class Cutout:
     """A source's pixels as they were before any of its copies, with context around."""
 
     pixels: np.ndarray  # (h, w, 3) uint8
-    corner: tuple[int, int]  # x, y of its first pixel in the picture
+    corner: tuple[int, int]  # x, y of its first pixel in the image
 
 
 def draw_change(settings: SynthesisSettings, kind: str, rng: np.random.Generator) -> Change:
@@ -82,7 +82,7 @@ def cut_source(pixels: np.ndarray, box: tuple[int, int, int, int], scale: float)
 
 
 def add_copy(
-    picture: Composition,
+    composition: Composition,
     source: Source,
     cutout: Cutout,
     change: Change,
@@ -96,11 +96,11 @@ def add_copy(
     """
     content, mask, affine = _warp(cutout, source, change)
     height, width = mask.shape
-    if min(height, width) < picture.smallest or max(height, width) > picture.largest:
+    if min(height, width) < composition.smallest or max(height, width) > composition.largest:
         return None
-    for x, y in _places(picture, source.kind, content, mask, rng):
-        pixels = _blend(picture.pixels, content, mask, x, y, blending)
-        before = picture.pixels[y : y + height, x : x + width]
+    for x, y in _places(composition, source.kind, content, mask, rng):
+        pixels = _blend(composition.pixels, content, mask, x, y, blending)
+        before = composition.pixels[y : y + height, x : x + width]
         old, new = before[mask].astype(np.float32), pixels[mask].astype(np.float32)
         if np.abs(new - old).mean() < difference:
             continue
@@ -108,7 +108,7 @@ def add_copy(
         if blending != "hard" and _likeness(new, content[PAD:-PAD, PAD:-PAD][mask]) < MIN_LIKENESS:
             continue
         before[mask] = pixels[mask]
-        picture.claim(x, y, mask)
+        composition.claim(x, y, mask)
         affine[:, 2] += (x, y)
         record = {"affine": affine.tolist(), "box": [x, y, width, height], "size": [width, height]}
         return record | dataclasses.asdict(change) | {"blending": blending}
@@ -127,7 +127,7 @@ def _warp(cutout: Cutout, source: Source, change: Change) -> tuple[np.ndarray, n
     """The transformed source.
 
     Returns its pixels (h + 2 PAD, w + 2 PAD, 3) uint8 with context around, its mask (h, w) bool, and the 2 x 3
-    matrix from pixels of the picture to pixels of the mask. The translation is whole pixels wherever the rest of
+    matrix from pixels of the image to pixels of the mask. The translation is whole pixels wherever the rest of
     the matrix is, so that plain, mirrored and quarter-turned copies are identical to the bit.
     """
     x, y, width, height = source.box
@@ -156,7 +156,7 @@ def _warp(cutout: Cutout, source: Source, change: Change) -> tuple[np.ndarray, n
 
 
 def _places(
-    picture: Composition, kind: str, content: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    composition: Composition, kind: str, content: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Places x, y where the copy fits and covers no other region too much; those like its old surroundings first."""
     height, width = mask.shape
@@ -165,10 +165,10 @@ def _places(
     step = 1 + len(rows) // 400
     rows, columns = rows[::step], columns[::step]
     home = content[rows, columns].astype(np.float32)
-    enough = MIN_VISIBLE * np.array(picture.sizes)
+    enough = MIN_VISIBLE * np.array(composition.sizes)
     places = []
     for _ in range(24):
-        left, top, box_width, box_height = picture.boxes[rng.integers(len(picture.boxes))]
+        left, top, box_width, box_height = composition.boxes[rng.integers(len(composition.boxes))]
         free_x, free_y = box_width - width, box_height - height
         if free_x < 0 or free_y < 0:
             continue
@@ -176,10 +176,10 @@ def _places(
             x, y = left + int(rng.integers(2)) * free_x, top + int(rng.integers(2)) * free_y
         else:
             x, y = left + int(rng.integers(free_x + 1)), top + int(rng.integers(free_y + 1))
-        covered = picture.covered(x, y, mask)
-        if covered.sum() > 0.1 * mask.sum() or (np.array(picture.visible) - covered < enough).any():
+        covered = composition.covered(x, y, mask)
+        if covered.sum() > 0.1 * mask.sum() or (np.array(composition.visible) - covered < enough).any():
             continue
-        ring = _surrounded(picture.pixels, x, y, width, height)[rows, columns].astype(np.float32)
+        ring = _surrounded(composition.pixels, x, y, width, height)[rows, columns].astype(np.float32)
         unlike = (
             np.abs(ring.mean(axis=0) - home.mean(axis=0)).mean() + np.abs(ring.std(axis=0) - home.std(axis=0)).mean()
         )
@@ -190,7 +190,7 @@ def _places(
 
 
 def _surrounded(pixels: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
-    """The box with PAD pixels around it; beyond the picture's border it is mirrored."""
+    """The box with PAD pixels around it; beyond the image's border it is mirrored."""
     total_height, total_width = pixels.shape[:2]
     x0, y0, x1, y1 = x - PAD, y - PAD, x + width + PAD, y + height + PAD
     patch = pixels[max(0, y0) : y1, max(0, x0) : x1]

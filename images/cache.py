@@ -19,12 +19,12 @@ from runtime.files import atomic_write
 
 
 class ImageCache:
-    """Letterboxed pictures on disk, so that an epoch is not bound by decoding. Safe for many processes at once.
+    """Letterboxed images on disk, so that an epoch is not bound by decoding. Safe for many processes at once.
 
-    One file per picture and input size: a JSON line (what it was made from, shapes, checksum), then the raw bytes of
-    picture and coverage, which are read about as fast as the disk gives them. A file is used only if the original's
+    One file per image and input size: a JSON line (what it was made from, shapes, checksum), then the raw bytes of
+    image and coverage, which are read about as fast as the disk gives them. A file is used only if the original's
     path, size and time of change are still the same and its checksum holds; otherwise it is made again. Files appear
-    whole. Together they stay under the limit; a picture beyond it is decoded every time.
+    whole. Together they stay under the limit; an image beyond it is decoded every time.
     """
 
     VERSION = 1  # raise when the content of the files changes
@@ -36,13 +36,13 @@ class ImageCache:
         with self._locked_total() as total:
             for left in self.folder.glob(".*.tmp"):  # of a process that was killed: files are written under the lock
                 left.unlink()
-            total[0] = sum(path.stat().st_size for path in self.folder.glob("*.picture"))
+            total[0] = sum(path.stat().st_size for path in self.folder.glob("*.image"))
 
-    def load(self, picture: ImageFile) -> LetterboxedImage | None:
+    def load(self, image_file: ImageFile) -> LetterboxedImage | None:
         """The cached content, or None where there is none that can be believed."""
         try:
-            data = np.fromfile(self._path(picture), np.uint8)
-            made_from = self.made_from(picture)
+            data = np.fromfile(self._path(image_file), np.uint8)
+            made_from = self.made_from(image_file)
         except FileNotFoundError:
             return None
         try:
@@ -58,8 +58,8 @@ class ImageCache:
             data[end:middle].reshape(shapes[0]), data[middle:].reshape(shapes[1]), *head["original"]
         )
 
-    def store(self, picture: ImageFile, content: LetterboxedImage, made_from: list[str | int]) -> None:
-        """Keep the content, if the limit allows. `made_from`: as it was before the picture was read.
+    def store(self, image_file: ImageFile, content: LetterboxedImage, made_from: list[str | int]) -> None:
+        """Keep the content, if the limit allows. `made_from`: as it was before the image was read.
 
         Raises:
             InputError: the disk is full.
@@ -73,7 +73,7 @@ class ImageCache:
             "checksum": zlib.crc32(payload),
         }
         data = json.dumps(head).encode() + b"\n" + payload
-        path = self._path(picture)
+        path = self._path(image_file)
         try:
             with self._locked_total() as total:
                 after = total[0] + len(data) - (path.stat().st_size if path.exists() else 0)
@@ -86,14 +86,16 @@ class ImageCache:
                 "leave --cache out"
             ) from None
 
-    def _path(self, picture: ImageFile) -> Path:
-        name = json.dumps([str(picture.image.absolute()), str(picture.mask and picture.mask.absolute()), self.size])
-        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.picture"
+    def _path(self, image_file: ImageFile) -> Path:
+        name = json.dumps(
+            [str(image_file.image.absolute()), str(image_file.mask and image_file.mask.absolute()), self.size]
+        )
+        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.image"
 
-    def made_from(self, picture: ImageFile) -> list[str | int]:
+    def made_from(self, image_file: ImageFile) -> list[str | int]:
         """What tells whether the content is still that of the files: their paths, sizes and times of change."""
         stamps: list[str | int] = [self.VERSION, self.size]
-        for path in filter(None, (picture.image, picture.mask)):
+        for path in filter(None, (image_file.image, image_file.mask)):
             status = path.stat()
             stamps += [str(path.absolute()), status.st_size, status.st_mtime_ns]
         return stamps
@@ -113,17 +115,17 @@ class ImageCache:
 
 
 def read_letterboxed(
-    picture: ImageFile, size: int, settings: DataSettings, cache: ImageCache | None = None
+    image_file: ImageFile, size: int, settings: DataSettings, cache: ImageCache | None = None
 ) -> LetterboxedImage:
-    """Content of a picture, from the cache where it has it, else decoded and put there. Raises as `read_pair`."""
+    """Content of an image, from the cache where it has it, else decoded and put there. Raises as `read_pair`."""
     if cache is None:
-        return LetterboxedImage.of(*read_pair(picture, settings), size)
-    content = cache.load(picture)
+        return LetterboxedImage.of(*read_pair(image_file, settings), size)
+    content = cache.load(image_file)
     if content is None:
         try:
-            made_from = cache.made_from(picture)
+            made_from = cache.made_from(image_file)
         except FileNotFoundError as fault:
             raise unreadable(Path(fault.filename), fault) from None
-        content = LetterboxedImage.of(*read_pair(picture, settings), size)
-        cache.store(picture, content, made_from)
+        content = LetterboxedImage.of(*read_pair(image_file, settings), size)
+        cache.store(image_file, content, made_from)
     return content

@@ -33,62 +33,62 @@ _PARTS = frozenset(
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One picture of a folder."""
+    """One image of a folder."""
 
     id: str  # file stem (sub-folders joined by `__`); unique together with `forged`
     image: Path
-    mask: Path | None  # None for authentic pictures and where the truth is unknown
-    base: str  # the picture it was made from: pictures with the same base fall into the same split
+    mask: Path | None  # None for authentic images and where the truth is unknown
+    base: str  # the image it was made from: images with the same base fall into the same split
     forged: bool | None  # None: truth unknown (test_images/)
 
 
 def find_images(root: Path) -> list[ImageFile]:
-    """All pictures of a folder, sorted by id, authentic before forged; the order of the directory has no influence.
+    """All images of a folder, sorted by id, authentic before forged; the order of the directory has no influence.
 
     The names of the sub-folders tell the layout:
 
     - Recod.ai/LUC: `train_images/authentic/`, `train_images/forged/` with `train_masks/`; `supplemental_images/`
       (forged) with `supplemental_masks/`, their ids prefixed `supplemental__`; `test_images/` (truth unknown);
     - plain: `authentic/`, and `forged/` with `masks/`; either may be missing;
-    - none of these names: every picture in the folder, at any depth, is authentic.
+    - none of these names: every image in the folder, at any depth, is authentic.
 
-    Files that are no pictures by their suffix and hidden files are left alone. The base of a picture is its stem, so
+    Files that are no images by their suffix and hidden files are left alone. The base of an image is its stem, so
     that authentic and forged of one id belong together; where a `<id>.json` with a text under "base" lies beside the
-    picture, it is that text.
+    image, it is that text.
 
     Raises:
-        InputError: the folder is missing or holds no picture, a forged picture has no mask, a mask has no picture,
-            two files have one id, or data sets lie deeper inside (their masks would pass for authentic pictures).
+        InputError: the folder is missing or holds no image, a forged image has no mask, a mask has no image,
+            two files have one id, or data sets lie deeper inside (their masks would pass for authentic images).
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"there is no folder {root}; give the folder that holds the pictures")
+        raise InputError(f"there is no folder {root}; give the folder that holds the images")
     if root.resolve().name in _PARTS:
-        raise InputError(f"{root} is a part of a data set; give the folder above it, which holds pictures and masks")
+        raise InputError(f"{root} is a part of a data set; give the folder above it, which holds images and masks")
     folders = {path.name for path in root.iterdir() if path.is_dir()}
     if folders & {"train_images", "supplemental_images", "test_images"}:
         train = root / "train_images"
         if train.is_dir() and not ((train / "authentic").is_dir() or (train / "forged").is_dir()):
             raise InputError(f"{train} holds neither authentic/ nor forged/")
-        pictures = [
+        image_files = [
             *_unmasked(train / "authentic", forged=False),
             *_masked(train / "forged", root / "train_masks"),
             *_masked(root / "supplemental_images", root / "supplemental_masks", prefix="supplemental__"),
             *_unmasked(root / "test_images", forged=None),
         ]
     elif folders & {"authentic", "forged", "masks"}:
-        pictures = [
+        image_files = [
             *_unmasked(root / "authentic", forged=False),
             *_masked(root / "forged", root / "masks"),
         ]
     else:
-        pictures = _unmasked(root, forged=False)
-    if not pictures:
+        image_files = _unmasked(root, forged=False)
+    if not image_files:
         raise InputError(
-            f"{root} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))}); give a folder with authentic/, forged/ "
-            "and masks/, with train_images/ and train_masks/, or one of authentic pictures"
+            f"{root} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))}); give a folder with authentic/, forged/ "
+            "and masks/, with train_images/ and train_masks/, or one of authentic images"
         )
-    return sorted(pictures, key=lambda picture: (picture.id, str(picture.forged)))
+    return sorted(image_files, key=lambda image_file: (image_file.id, str(image_file.forged)))
 
 
 def _unmasked(folder: Path, forged: bool | None) -> list[ImageFile]:
@@ -100,12 +100,12 @@ def _masked(folder: Path, mask_folder: Path, prefix: str = "") -> list[ImageFile
     if lone := sorted(images.keys() - masks.keys()):
         raise InputError(f"no mask in {mask_folder} for {_some([images[id] for id in lone])}; add it or move them away")
     if lone := sorted(masks.keys() - images.keys()):
-        raise InputError(f"no picture in {folder} for {_some([masks[id] for id in lone])}; add it or move them away")
+        raise InputError(f"no image in {folder} for {_some([masks[id] for id in lone])}; add it or move them away")
     return [ImageFile(prefix + id, image, masks[id], _base(image, id), True) for id, image in images.items()]
 
 
 def image_paths(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Files with one of the suffixes at any depth, by id (see `Picture`); empty where there is no such folder.
+    """Files with one of the suffixes at any depth, by id (see `Image`); empty where there is no such folder.
 
     Links to folders are followed, but no folder is entered twice.
 
@@ -146,10 +146,10 @@ def _base(image: Path, id: str) -> str:
     try:
         value = json.loads(note.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise InputError(f"{note} lies beside a picture but is not JSON ({fault}); mend it or move it away") from None
+        raise InputError(f"{note} lies beside an image but is not JSON ({fault}); mend it or move it away") from None
     base = value.get("base", id) if isinstance(value, dict) else id
     if not isinstance(base, str):
-        raise InputError(f'"base" in {note} is {base!r}; it must be a text, the name of the base picture')
+        raise InputError(f'"base" in {note} is {base!r}; it must be a text, the name of the base image')
     return base
 
 
@@ -159,14 +159,14 @@ def _some(paths: Sequence[Path], most: int = 3) -> str:
 
 
 def split_images(
-    pictures: Iterable[ImageFile], settings: SplitSettings, known: Mapping[str, str] | None = None
+    image_files: Iterable[ImageFile], settings: SplitSettings, known: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Split of every base picture: base -> "train", "val" or "test".
+    """Split of every base image: base -> "train", "val" or "test".
 
-    Bases with a forged picture and bases without are split apart, so that each split gets its share of both. Within
+    Bases with a forged image and bases without are split apart, so that each split gets its share of both. Within
     each group the bases are ranked by a hash of seed and name; the first ones go to "val", the next to "test", the
     rest to "train". Three bases or more of a kind give at least one to each split whose fraction is not 0. The answer
-    depends on names, seed and fractions only. Pictures whose truth is unknown take no part.
+    depends on names, seed and fractions only. Images whose truth is unknown take no part.
 
     Args:
         known: assignments to keep, for instance a checkpoint's; new bases fill up what is missing to the fractions.
@@ -183,9 +183,9 @@ def split_images(
     if wrong := sorted(set(known.values()) - set(SPLITS)):
         raise InputError(f"unknown split {', '.join(map(repr, wrong))}; allowed: {', '.join(SPLITS)}")
     has_forged: dict[str, bool] = {}
-    for picture in pictures:
-        if picture.forged is not None:
-            has_forged[picture.base] = has_forged.get(picture.base, False) or picture.forged
+    for image_file in image_files:
+        if image_file.forged is not None:
+            has_forged[image_file.base] = has_forged.get(image_file.base, False) or image_file.forged
     split = {base: known[base] for base in has_forged if base in known}
     for kind in (True, False):
         bases = [base for base in has_forged if has_forged[base] is kind]
@@ -203,83 +203,85 @@ def _rank(seed: int, base: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{base}".encode("utf-8", "surrogatepass")).digest()  # names may be any bytes
 
 
-def select_split(pictures: Sequence[ImageFile], split: Mapping[str, str], name: str) -> list[ImageFile]:
-    """The pictures of one split ("train", "val" or "test") whose truth is known, in the given order.
+def select_split(image_files: Sequence[ImageFile], split: Mapping[str, str], name: str) -> list[ImageFile]:
+    """The images of one split ("train", "val" or "test") whose truth is known, in the given order.
 
     Raises:
         InputError: there is none.
     """
-    chosen = [picture for picture in pictures if picture.forged is not None and split.get(picture.base) == name]
+    chosen = [
+        image_file for image_file in image_files if image_file.forged is not None and split.get(image_file.base) == name
+    ]
     if not chosen:
         raise InputError(
-            f"none of the {len(pictures)} pictures belong to the split {name!r}: add pictures, raise "
-            "--val-fraction or --test-fraction when training, or score every picture with test.py --split all"
+            f"none of the {len(image_files)} images belong to the split {name!r}: add images, raise "
+            "--val-fraction or --test-fraction when training, or score every image with test.py --split all"
         )
     return chosen
 
 
-def read_pair(picture: ImageFile, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3) uint8 RGB and its masks (K, H, W) bool (K = 0 without a mask). Raises as the two readers do."""
-    image = read_image(picture.image, settings.max_megapixels)
+def read_pair(image_file: ImageFile, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 RGB and its masks (K, H, W) bool (K = 0 without a mask). Raises as the two readers do."""
+    image = read_image(image_file.image, settings.max_megapixels)
     height, width = image.shape[:2]
-    return image, np.zeros((0, height, width), bool) if picture.mask is None else read_masks(
-        picture.mask, (height, width)
+    return image, np.zeros((0, height, width), bool) if image_file.mask is None else read_masks(
+        image_file.mask, (height, width)
     )
 
 
-def check_image_file(picture: ImageFile, settings: DataSettings) -> None:
+def check_image_file(image_file: ImageFile, settings: DataSettings) -> None:
     """Check what can be told without decoding: kind, size, complete file, the mask's shape.
 
     Raises:
         InputError: as `read_image` and `read_masks` do.
     """
-    shape = check_image(picture.image, settings.max_megapixels)
-    if picture.mask is not None:
-        check_mask(picture.mask, shape)
+    shape = check_image(image_file.image, settings.max_megapixels)
+    if image_file.mask is not None:
+        check_mask(image_file.mask, shape)
 
 
 def readable_images(
-    pictures: Iterable[ImageFile], settings: DataSettings, bar: Callable[[Iterable], Iterable] = iter
+    image_files: Iterable[ImageFile], settings: DataSettings, bar: Callable[[Iterable], Iterable] = iter
 ) -> tuple[list[ImageFile], list[str]]:
-    """Check all pictures before any work is lost: (those that passed, one line for each that did not).
+    """Check all images before any work is lost: (those that passed, one line for each that did not).
 
     Without `--skip-unreadable` the first bad one stops. This reads headers and looks for the end of each file, well
-    under 1 ms a picture; what only decoding can show comes up later, see `read_all` and `ForgeryDataset`.
+    under 1 ms an image; what only decoding can show comes up later, see `read_all` and `ForgeryDataset`.
 
     Args:
-        bar: wraps the pictures, for a progress bar.
+        bar: wraps the images, for a progress bar.
     Raises:
-        InputError: a picture is bad and `settings.skip_unreadable` is off, or all are bad.
+        InputError: an image is bad and `settings.skip_unreadable` is off, or all are bad.
     """
     good, bad = [], []
-    for picture in bar(list(pictures)):
+    for image_file in bar(list(image_files)):
         try:
-            check_image_file(picture, settings)
+            check_image_file(image_file, settings)
         except InputError as fault:
             if not settings.skip_unreadable:
                 raise InputError(f"{fault}; mend or remove it, or leave it out with --skip-unreadable") from None
             bad.append(str(fault))
         else:
-            good.append(picture)
+            good.append(image_file)
     if bad and not good:
-        raise InputError(f"none of the {len(bad)} pictures can be read; the first: {bad[0]}")
+        raise InputError(f"none of the {len(bad)} images can be read; the first: {bad[0]}")
     return good, bad
 
 
 def read_all(
-    pictures: Iterable[ImageFile], settings: DataSettings, skipped: list[str]
+    image_files: Iterable[ImageFile], settings: DataSettings, skipped: list[str]
 ) -> Iterator[tuple[ImageFile, np.ndarray, np.ndarray]]:
-    """Read picture after picture: (picture, image, masks) as `read_pair` does.
+    """Read image after image: (image, image, masks) as `read_pair` does.
 
-    With `--skip-unreadable` a picture that cannot be read is left out and a line about it appended to `skipped`,
+    With `--skip-unreadable` an image that cannot be read is left out and a line about it appended to `skipped`,
     which the caller reports; without, it raises InputError.
     """
-    for picture in pictures:
+    for image_file in image_files:
         try:
-            image, masks = read_pair(picture, settings)
+            image, masks = read_pair(image_file, settings)
         except InputError as fault:
             if not settings.skip_unreadable:
                 raise
             skipped.append(str(fault))
         else:
-            yield picture, image, masks
+            yield image_file, image, masks

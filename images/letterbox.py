@@ -8,7 +8,7 @@ import numpy as np
 from config import PATCH
 from runtime.errors import InputError
 
-PADDING = (124, 116, 104)  # RGB of what is not picture: the ImageNet mean, which normalisation turns into zero
+PADDING = (124, 116, 104)  # RGB of what is not image: the ImageNet mean, which normalisation turns into zero
 
 
 BACKGROUND, IGNORED = 0, -1  # grid labels that are no instance
@@ -16,20 +16,20 @@ BACKGROUND, IGNORED = 0, -1  # grid labels that are no instance
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture lies in the S x S input: scaled to fit, its corner in the input's top left corner.
+    """How an image lies in the S x S input: scaled to fit, its corner in the input's top left corner.
 
     The corner, not the middle: only one side of the content then ends within a cell.
     """
 
     size: int  # S, side of the input in pixels
-    height: int  # of the original picture in pixels
+    height: int  # of the original image in pixels
     width: int
-    content_height: int  # of the picture in the input, in pixels
+    content_height: int  # of the image in the input, in pixels
     content_width: int
 
     @classmethod
     def fit(cls, shape: tuple[int, int], size: int) -> "Letterbox":
-        """Letterbox of a picture of `shape` (H, W) in pixels; `size` must be a positive multiple of 14."""
+        """Letterbox of an image of `shape` (H, W) in pixels; `size` must be a positive multiple of 14."""
         if size <= 0 or size % PATCH:
             raise InputError(f"image size {size} is not a positive multiple of {PATCH}, the side of a patch")
         height, width = shape
@@ -58,7 +58,7 @@ class Letterbox:
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
-    """Scale a picture (H, W, 3) uint8 to fit into (S, S, 3) uint8, its aspect ratio kept, the rest `PADDING`.
+    """Scale an image (H, W, 3) uint8 to fit into (S, S, 3) uint8, its aspect ratio kept, the rest `PADDING`.
 
     Raises:
         InputError: `size` is not a multiple of 14.
@@ -73,7 +73,7 @@ def letterbox_masks(masks: np.ndarray, box: Letterbox) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Averages where the picture shrinks, so that nothing small is stepped over; cubic where it grows."""
+    """Averages where the image shrinks, so that nothing small is stepped over; cubic where it grows."""
     if pixels.shape[:2] == (height, width):
         return pixels
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
@@ -110,8 +110,8 @@ def _share_per_cell(layers: np.ndarray) -> np.ndarray:
 def valid_cells(content: np.ndarray) -> np.ndarray:
     """Cells that count, (G, G) bool, from the content mask (S, S), uint8 0 to 255 or float 0 to 1.
 
-    A cell counts when at least half of it is content. Where no cell is that full (a picture a few pixels thin), those
-    count that have half of what the fullest one has, so that every picture has cells.
+    A cell counts when at least half of it is content. Where no cell is that full (an image a few pixels thin), those
+    count that have half of what the fullest one has, so that every image has cells.
     """
     share = _share_per_cell(content)
     return share >= (0.5 if share.max() >= 0.5 else share.max() / 2)
@@ -157,7 +157,7 @@ def _near(share: np.ndarray) -> np.ndarray:
 
 @dataclass
 class LetterboxedImage:
-    """A picture as it lies in the S x S input, without the padding around it.
+    """An image as it lies in the S x S input, without the padding around it.
 
     image: (h, w, 3) uint8 RGB, the longer side S. coverage: (K, h, w) uint8, 0 to 255, share of each pixel that
     instance k covers. height, width: of the original in pixels.
@@ -170,7 +170,7 @@ class LetterboxedImage:
 
     @classmethod
     def of(cls, image: np.ndarray, masks: np.ndarray, size: int) -> "LetterboxedImage":
-        """From a picture (H, W, 3) uint8 and its masks (K, H, W) bool."""
+        """From an image (H, W, 3) uint8 and its masks (K, H, W) bool."""
         box = Letterbox.fit(image.shape[:2], size)
         content = _resize(image, box.content_height, box.content_width)
         return cls(content, resize_layers(masks.astype(np.uint8) * 255, box), box.height, box.width)

@@ -9,13 +9,13 @@ import numpy as np
 from images.read import decode, decode_with_pillow, parsing, read_header, unreadable, upright
 from runtime.errors import InputError
 
-MOST_INSTANCES = 1000  # in one mask: each is a layer of the picture's size in memory
+MOST_INSTANCES = 1000  # in one mask: each is a layer of the image's size in memory
 
 
 def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The instance masks of a picture of size `shape` (H, W): (K, H, W) bool; empty instances are dropped.
+    """The instance masks of an image of size `shape` (H, W): (K, H, W) bool; empty instances are dropped.
 
-    A `.npy` holds (K, H, W) of 0 and 1 (or 0 and 255, or bool), or one (H, W) that is read like a picture. A picture is
+    A `.npy` holds (K, H, W) of 0 and 1 (or 0 and 255, or bool), or one (H, W) that is read like an image. An image is
 
     - one instance, where it has one value beside 0, whatever it is;
     - black and white with soft edges (antialiased, JPEG), one instance, cut at half: where every grey pixel lies
@@ -24,12 +24,12 @@ def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
       a palette, the indices.
 
     Raises:
-        InputError: the file is missing or damaged, another size than the picture's, values that fit none of these, or
+        InputError: the file is missing or damaged, another size than the image's, values that fit none of these, or
             a pickled `.npy`, which is never loaded because it may run code.
     """
     path = Path(path)
     check_mask(path, shape)
-    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_mask_picture(path)
+    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_mask_image(path)
     if values.ndim == 2:
         return _split_labels(path, values)
     used = np.unique(values)
@@ -41,17 +41,17 @@ def read_masks(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return masks[masks.any(axis=(1, 2))]
 
 
-def check_mask(path: Path, picture: tuple[int, int]) -> None:
-    """Compare the shape in the header of a mask with its picture's (H, W). Raises InputError as `read_masks` does."""
+def check_mask(path: Path, image: tuple[int, int]) -> None:
+    """Compare the shape in the header of a mask with its image's (H, W). Raises InputError as `read_masks` does."""
     if path.suffix.lower() == ".npy":
         shape = _read_npy_shape(path)
     else:
         header = read_header(path)
         shape = (header.height, header.width)
-    if len(shape) not in (2, 3) or shape[-2:] != tuple(picture):
+    if len(shape) not in (2, 3) or shape[-2:] != tuple(image):
         raise InputError(
-            f"{path} has the shape {shape}, its picture is {picture[0]} rows x {picture[1]} columns; "
-            "a mask must be (K, H, W) or (H, W) of its picture's size"
+            f"{path} has the shape {shape}, its image is {image[0]} rows x {image[1]} columns; "
+            "a mask must be (K, H, W) or (H, W) of its image's size"
         )
     _check_instances(path, shape[0] if len(shape) == 3 else 1)
 
@@ -95,14 +95,14 @@ def _check_instances(path: Path, count: int) -> None:
         raise InputError(f"{path} holds {count} instances; at most {MOST_INSTANCES} are read, each a layer in memory")
 
 
-def _read_mask_picture(path: Path) -> np.ndarray:
+def _read_mask_image(path: Path) -> np.ndarray:
     header = read_header(path)
     with parsing(path):
         if header.format == "TIFF":
             values = decode(path, header)[0]
         else:
-            picture = decode_with_pillow(path)
-            values = upright(np.asarray(picture), header.orientation)  # of a palette the indices
+            image = decode_with_pillow(path)
+            values = upright(np.asarray(image), header.orientation)  # of a palette the indices
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if (values[..., -1] != np.iinfo(values.dtype).max).any():
             raise InputError(f"{path} has transparent parts; a mask is black and white or a label map")

@@ -19,7 +19,7 @@ from runtime.errors import InputError
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
 
 
-MOST_BYTES = 4  # largest decoded picture, in bytes for each pixel of the limit in megapixels: 8 bit with alpha
+MOST_BYTES = 4  # largest decoded image, in bytes for each pixel of the limit in megapixels: 8 bit with alpha
 
 
 BLOCK = 1 << 20  # values that are converted at once
@@ -43,7 +43,7 @@ def parsing(path: Path) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise InputError(
-            f"cannot read {path}: it is not a picture of a known format, or its header is damaged"
+            f"cannot read {path}: it is not an image of a known format, or its header is damaged"
         ) from None
     except MemoryError:
         raise InputError(f"cannot read {path}: there is not enough memory for what it claims to hold") from None
@@ -53,7 +53,7 @@ def parsing(path: Path) -> Iterator[None]:
 
 
 def read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
-    """Size and kind of a picture, without decoding it."""
+    """Size and kind of an image, without decoding it."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
     with parsing(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata
@@ -68,11 +68,11 @@ def read_header(path: Path, max_megapixels: float = math.inf) -> _Header:
             # Pillow does not know every TIFF that OpenCV reads, nor does it turn them alike in all versions.
             format, (height, width, orientation, depth) = "TIFF", _read_tiff_header(path)
         else:
-            with Image.open(path, formats=FORMATS) as picture:
-                (width, height), format = picture.size, picture.format or ""
-                depth = _bytes_per_pixel(picture, start)
+            with Image.open(path, formats=FORMATS) as image:
+                (width, height), format = image.size, image.format or ""
+                depth = _bytes_per_pixel(image, start)
                 # Pillow decodes a whole PNG to look for EXIF behind the pixels; what stands before them is enough.
-                exif = Image.Exif() if format == "PNG" and "exif" not in picture.info else picture.getexif()
+                exif = Image.Exif() if format == "PNG" and "exif" not in image.info else image.getexif()
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
     _check_size(path, (height, width), depth, status.st_size, max_megapixels)
     if orientation in range(5, 9):
@@ -95,13 +95,13 @@ def _read_tiff_header(path: Path) -> tuple[int, int, int, int]:
     return height, width, orientation if isinstance(orientation, int) else 1, samples * -(-bits // 8)
 
 
-def _bytes_per_pixel(picture: Image.Image, start: bytes) -> int:
+def _bytes_per_pixel(image: Image.Image, start: bytes) -> int:
     """What a decoded pixel takes; `start`: the first 26 bytes of the file."""
-    if picture.format == "PNG":  # Pillow tells 8 bit of a 16-bit colour picture
+    if image.format == "PNG":  # Pillow tells 8 bit of a 16-bit colour image
         bits, kind = start[24], start[25]
         return {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}.get(kind, 4) * (2 if bits == 16 else 1)
-    deep = picture.format in ("JPEG2000", "PPM") or picture.mode.startswith(("I", "F"))
-    return len(picture.getbands()) * (2 if deep else 1)
+    deep = image.format in ("JPEG2000", "PPM") or image.mode.startswith(("I", "F"))
+    return len(image.getbands()) * (2 if deep else 1)
 
 
 def _check_size(path: Path, shape: tuple[int, int], depth: int, size: int, max_megapixels: float) -> None:
@@ -116,7 +116,7 @@ def _check_size(path: Path, shape: tuple[int, int], depth: int, size: int, max_m
             f"{height * width * depth / MOST_BYTES / 1e6:.3g} megapixels; {limit}"
         )
     if size > 2 * most * 1e6:
-        raise InputError(f"{path} has {size / 1e9:.3g} GB, far more than a picture of the limit takes; {limit}")
+        raise InputError(f"{path} has {size / 1e9:.3g} GB, far more than an image of the limit takes; {limit}")
 
 
 def unreadable(path: Path, fault: OSError) -> InputError:
@@ -156,18 +156,18 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
-    """A picture as it is shown: (H, W, 3) uint8 RGB, whatever its depth and channels.
+    """An image as it is shown: (H, W, 3) uint8 RGB, whatever its depth and channels.
 
     EXIF orientation is applied; grey becomes three equal channels; transparent parts lie over white; of a file with
     several pages the first is read. Depths other than 8 bit become 8 bit like this:
 
-    - unsigned integers: divided by the largest value of the fewest bits (8 to 32) that hold the picture's maximum, so
-      that a 12-bit camera's picture in a 16-bit file is not black; a full 16-bit range is divided by 257;
+    - unsigned integers: divided by the largest value of the fewest bits (8 to 32) that hold the image's maximum, so
+      that a 12-bit camera's image in a 16-bit file is not black; a full 16-bit range is divided by 257;
     - floats within 0 to 1: times 255; within 0 to 255: as they are;
     - other floats and integers with negative values: minimum to maximum becomes 0 to 255; what is not finite is 0.
 
     Raises:
-        InputError: it is missing, not a picture, damaged, cut off, or larger than `max_megapixels` (told by its header,
+        InputError: it is missing, not an image, damaged, cut off, or larger than `max_megapixels` (told by its header,
             before decoding). Damage within the data of a JPEG, WebP, JPEG 2000 or a file that is not compressed goes
             unnoticed where the decoder does not see it.
     """
@@ -190,7 +190,7 @@ def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
 
 
 def _blocks(pixels: np.ndarray) -> Iterator[slice]:
-    """Rows in blocks, so that what is computed on the way stays small beside a large picture."""
+    """Rows in blocks, so that what is computed on the way stays small beside a large image."""
     rows = max(1, BLOCK // max(1, math.prod(pixels.shape[1:])))
     for start in range(0, len(pixels), rows):
         yield slice(start, start + rows)
@@ -227,10 +227,10 @@ def _decode_with_opencv(path: Path) -> np.ndarray:
 
 
 def decode_with_pillow(path: Path) -> Image.Image:
-    with _quiet, warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+    with _quiet, warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
         warnings.simplefilter("ignore")  # about odd metadata
-        picture.load()
-    return picture
+        image.load()
+    return image
 
 
 def _silence_opencv() -> None:

@@ -18,22 +18,22 @@ CROP_SIDE = 400  # longest side of a cut-out
 LEAST_SPREAD = 16.0  # variance in squared grey levels under which a change of contrast cannot be told from noise
 
 
-BLANK = (230, 234, 239)  # RGB of what lies outside of the picture: the page's frames
+BLANK = (230, 234, 239)  # RGB of what lies outside of the image: the page's frames
 
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Source and copy cut out of the picture, the copy brought back onto the source."""
+    """Source and copy cut out of the image, the copy brought back onto the source."""
 
     source: np.ndarray  # (h, w, 3) uint8 RGB
     copy: np.ndarray  # (h, w, 3) uint8 RGB
-    within: np.ndarray  # (h, w) bool: where the copy's surroundings lie in the picture; elsewhere the copy is blank
+    within: np.ndarray  # (h, w) bool: where the copy's surroundings lie in the image; elsewhere the copy is blank
     compared: np.ndarray  # (h, w) bool: inside both regions
     difference: np.ndarray  # (h, w) uint8: mean absolute difference over the channels, brightness matched
     gain: float | None  # contrast of the copy relative to the source, mean over the channels; None where too flat
     offset: float  # brightness added to the copy, grey levels, at the source's mean
     identical: float  # share of the compared pixels that are equal in every channel as they stand, 0 to 1
-    scale: float  # pixels of the cut-out per pixel of the picture, at most 1
+    scale: float  # pixels of the cut-out per pixel of the image, at most 1
 
 
 def align_pair(image: np.ndarray, copy: "Copy", side: int = CROP_SIDE) -> AlignedPair:
@@ -100,7 +100,7 @@ def _compare(
 
 
 def _between(box: Sequence[int], shrunk: np.ndarray) -> np.ndarray:
-    """Matrix (3, 3) from pixels of the picture to those of the cut-out of `box`, which may have been shrunk."""
+    """Matrix (3, 3) from pixels of the image to those of the cut-out of `box`, which may have been shrunk."""
     x0, y0, x1, y1 = box
     height, width = shrunk.shape[:2]
     across, down = width / (x1 - x0), height / (y1 - y0)  # not quite equal: sides are whole pixels
@@ -116,13 +116,13 @@ def shrink_image(array: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _clip(x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """The part of a box inside the picture, at least one pixel."""
+    """The part of a box inside the image, at least one pixel."""
     x0, y0 = min(max(int(x0), 0), width - 1), min(max(int(y0), 0), height - 1)
     return x0, y0, min(max(int(x1), x0 + 1), width), min(max(int(y1), y0 + 1), height)
 
 
 def _cut(region: "Region", box: tuple[int, int, int, int]) -> np.ndarray:
-    """A region's mask as it lies in a box of the picture: (h, w) uint8, 0 or 255."""
+    """A region's mask as it lies in a box of the image: (h, w) uint8, 0 or 255."""
     x0, y0, x1, y1 = box
     cut = np.zeros((y1 - y0, x1 - x0), np.uint8)
     h, w = region.mask.shape

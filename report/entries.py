@@ -22,7 +22,7 @@ from report.crops import BLANK, align_pair, shrink_image
 from report.shapes import OUTLINE_POINTS, bounding_box, centroid, distinct_regions, svg_path
 from report.words import describe_copy, describe_unproven, displacement
 
-IMAGE_SIDE = 1400  # longest side of the picture shown, pixels
+IMAGE_SIDE = 1400  # longest side of the image shown, pixels
 
 
 THUMB_SIDE = 320  # longest side of a thumbnail
@@ -54,28 +54,28 @@ def illustrate(
     truth: np.ndarray | None = None,
     record: "Record | None" = None,
 ) -> Entry:
-    """Write `folder/pictures/name/` for one picture, whole or not at all, and return its entry.
+    """Write `folder/images/name/` for one image, whole or not at all, and return its entry.
 
     Args:
         folder: the report's folder.
-        name: unique name of the picture in this report, of letters, digits, `.`, `_`, `-` (`unique_name`).
-        path: the picture's path, shown as text.
+        name: unique name of the image in this report, of letters, digits, `.`, `_`, `-` (`unique_name`).
+        path: the image's path, shown as text.
         image: (H, W, 3) uint8 RGB.
         detection: what was found in it.
         page, figure, box: where in a PDF it came from: page and figure from 1, box (left, top, right, bottom) in
             points from the page's upper left corner.
-        truth: (K, H, W) bool true instances, K = 0 for an authentic picture; None when unknown.
-        record: the picture's score; its oF1 is computed from `truth` when not given.
+        truth: (K, H, W) bool true instances, K = 0 for an authentic image; None when unknown.
+        record: the image's score; its oF1 is computed from `truth` when not given.
     """
-    final = folder / "pictures" / name
-    temporary = folder / "pictures" / f".{name}.{os.getpid()}.tmp"
+    final = folder / "images" / name
+    temporary = folder / "images" / f".{name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         entry = _image_entry(name, path, detection) | _place(page, figure, box)
         _save(temporary / "thumb.webp", _fit(image, THUMB_SIDE), 75)
-        _save(temporary / "picture.webp", _fit(image, IMAGE_SIDE), 82)
-        entry |= {"thumb": "thumb.webp", "picture": "picture.webp"}
+        _save(temporary / "image.webp", _fit(image, IMAGE_SIDE), 82)
+        entry |= {"thumb": "thumb.webp", "image": "image.webp"}
         entry |= _draw_maps(temporary, detection)
         entry["instances"] = [_instance_entry(temporary, i, image, x) for i, x in enumerate(detection.instances, 1)]
         if truth is not None:
@@ -89,8 +89,8 @@ def illustrate(
 
 
 def read_entry(folder: Path, name: str) -> Entry:
-    """The entry that `illustrate` wrote for a picture. Raises FileNotFoundError when there is none."""
-    return json.loads((folder / "pictures" / name / "entry.json").read_text())
+    """The entry that `illustrate` wrote for an image. Raises FileNotFoundError when there is none."""
+    return json.loads((folder / "images" / name / "entry.json").read_text())
 
 
 def error_entry(
@@ -102,14 +102,14 @@ def error_entry(
     figure: int | None = None,
     box: Sequence[float] | None = None,
 ) -> Entry:
-    """Entry of a picture that could not be examined, with the reason."""
+    """Entry of an image that could not be examined, with the reason."""
     place = _place(page, figure, box)
     return {"name": name, "path": str(path), "uri": _uri(path), "verdict": "unreadable", "score": 0.0, "error": error,
             "instances": []} | place  # fmt: skip
 
 
 def unique_name(path: str | Path, page: int | None = None, figure: int | None = None) -> str:
-    """Name for a picture's files: its readable stem and a hash of the whole path, the same in every run.
+    """Name for an image's files: its readable stem and a hash of the whole path, the same in every run.
 
     At most 80 characters of `A-Za-z0-9._-`, so that it is safe in file names, URLs and HTML.
     """

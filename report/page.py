@@ -33,7 +33,7 @@ def write_page(
     """Write `folder/index.html` out of the entries of `illustrate` and `unreadable`.
 
     Args:
-        folder: the report's folder; entries' images lie under `folder/pictures/NAME/`.
+        folder: the report's folder; entries' images lie under `folder/images/NAME/`.
         entries: called for each pass over the entries, which are never all in memory.
         title: heading of the page.
         run: identity of the run: the reviewer's verdicts are kept in the browser under it.
@@ -78,7 +78,7 @@ def write_page(
 
 def _files(entry: Entry) -> Iterator[str]:
     """Names of the image files of an entry."""
-    for key in ("thumb", "picture", "grid", "anomaly"):
+    for key in ("thumb", "image", "grid", "anomaly"):
         if key in entry:
             yield entry[key]
     for instance in entry["instances"]:
@@ -87,7 +87,7 @@ def _files(entry: Entry) -> Iterator[str]:
 
 
 def _image(folder: Path, entry: Entry, file: str) -> Path:
-    return folder / "pictures" / entry["name"] / file
+    return folder / "images" / entry["name"] / file
 
 
 def _with_sources(folder: Path, entry: Entry, embedded: bool) -> Entry:
@@ -96,11 +96,11 @@ def _with_sources(folder: Path, entry: Entry, embedded: bool) -> Entry:
 
     def source(file: str) -> str:
         if not embedded:
-            return f"pictures/{entry['name']}/{file}"
+            return f"images/{entry['name']}/{file}"
         kind = file.rsplit(".", 1)[1]
         return f"data:image/{kind};base64," + base64.b64encode(_image(folder, entry, file).read_bytes()).decode()
 
-    entry = entry | {key: source(entry[key]) for key in ("thumb", "picture", "grid", "anomaly") if key in entry}
+    entry = entry | {key: source(entry[key]) for key in ("thumb", "image", "grid", "anomaly") if key in entry}
     for instance in entry["instances"]:
         for copy in instance["copies"]:
             copy |= {key: source(copy[key]) for key in ("source", "copy", "difference")}

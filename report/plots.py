@@ -16,7 +16,7 @@ def truth_plots(scores: Sequence[tuple[float, float, Sequence[tuple[float, float
     """The plots of a scored run, as SVG data URIs with a title and a caption.
 
     Args:
-        scores: per picture its score, its oF1, and (side of a copy in pixels, F1) of each true instance; a picture
+        scores: per image its score, its oF1, and (side of a copy in pixels, F1) of each true instance; an image
             without true instances is authentic.
     """
     import matplotlib
@@ -29,7 +29,7 @@ def truth_plots(scores: Sequence[tuple[float, float, Sequence[tuple[float, float
                            lambda axes: _plot_sizes(axes, sides)))  # fmt: skip
     forged = np.array([score for score, _, instances in scores if instances])
     authentic = np.array([score for score, _, instances in scores if not instances])
-    plots.append(_plot("Scores of authentic and forged pictures", "0 is a picture in which nothing was found.",
+    plots.append(_plot("Scores of authentic and forged images", "0 is an image in which nothing was found.",
                        lambda axes: _plot_scores(axes, authentic, forged)))  # fmt: skip
     if len(forged) and len(authentic):
         plots.append(_plot("False alarms against found", "Each step is one value of the score threshold.",
@@ -62,13 +62,13 @@ def _plot_scores(axes: Any, authentic: np.ndarray, forged: np.ndarray) -> None:
         width = 0.05 / len(groups)
         axes.bar(edges[:-1] + (i + 0.5) * width, counts, width * 0.9, color=colour, hatch=hatch, edgecolor="white",
                  label=f"{name} ({len(values)})")  # fmt: skip
-    axes.set(xlabel="score", ylabel="pictures", xlim=(0, 1))
+    axes.set(xlabel="score", ylabel="images", xlim=(0, 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
 
 
 def operating_points(authentic: np.ndarray, forged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of authentic (x) and forged (y) pictures with score >= t, for every threshold t from high to low.
+    """Share of authentic (x) and forged (y) images with score >= t, for every threshold t from high to low.
 
     Begins at (0, 0). A score of 0 is "nothing found" and never passes, so the curve ends where all findings count.
     """
@@ -82,7 +82,7 @@ def operating_points(authentic: np.ndarray, forged: np.ndarray) -> tuple[np.ndar
 def _plot_operating(axes: Any, authentic: np.ndarray, forged: np.ndarray) -> None:
     x, y = operating_points(authentic, forged)
     axes.plot(x, y, drawstyle="steps-post", color=COLOURS[6], linewidth=2, marker="o", markersize=3)
-    axes.set(xlabel="share of authentic pictures with a false alarm", ylabel="share of forged pictures found",
+    axes.set(xlabel="share of authentic images with a false alarm", ylabel="share of forged images found",
              xlim=(-0.02, max(0.1, float(x.max()) * 1.1)), ylim=(0, 1.02))  # fmt: skip
 
 

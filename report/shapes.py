@@ -14,7 +14,7 @@ OUTLINE_POINTS = 400  # most corners of one outline
 
 
 def bounding_box(region: "Region") -> list[int]:
-    """Box [x, y, width, height] of a region's pixels in the picture; that of its mask when it is empty."""
+    """Box [x, y, width, height] of a region's pixels in the image; that of its mask when it is empty."""
     ys, xs = np.nonzero(region.mask)
     if len(xs) == 0:
         return [int(region.x), int(region.y), region.mask.shape[1], region.mask.shape[0]]
@@ -35,7 +35,7 @@ def svg_path(mask: np.ndarray, x: int = 0, y: int = 0, corners: int = OUTLINE_PO
 
     Args:
         mask: (h, w) bool.
-        x, y: place of the mask's first pixel in the picture.
+        x, y: place of the mask's first pixel in the image.
         corners: about how many corners the path may have; it follows the mask less closely where there are more.
     Returns:
         Path data of closed polygons through the middles of the border pixels, holes included (fill rule evenodd);

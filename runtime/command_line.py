@@ -81,7 +81,7 @@ def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again, where nobody catches it
         text = (
             "a process that worked for this one was killed, probably because memory ran out; start again with fewer "
-            "--workers, and with --resume where the script has it"
+            "--num-workers, and with --resume where the script has it"
         )
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -105,9 +105,35 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
+# Settings that had another name when a checkpoint or a settings.json may have been written.
+RENAMED = {
+    "accumulation": "gradient_accumulation_steps",
+    "balance": "class_balanced",
+    "clip_norm": "max_grad_norm",
+    "keep_features": "cache_features",
+    "match_ratio": "ratio_test",
+    "max_false_alarms": "target_fpr",
+    "max_verified": "max_candidates",
+    "picture_seconds": "image_timeout",
+    "seconds_per_image": "search_budget",
+    "validation_pictures": "validation_images",
+    "ways": "modes",
+    "workers": "num_workers",
+}
+RENAMED_VALUES = {("preset", "method"): "mlp"}
+
+
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """Inverse of `to_dict`; an unknown name is an `InputError`, a missing one takes its default."""
+    """Inverse of `to_dict`; an unknown name is an `InputError`, a missing one takes its default.
+
+    Names that a setting had in an earlier version are understood.
+    """
     hints = typing.get_type_hints(cls)
+    values = {name if name in hints else RENAMED.get(name, name): value for name, value in values.items()}
+    values = {
+        name: RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise InputError(f"unknown settings {', '.join(unknown)} for {cls.__name__}; known: {', '.join(hints)}")

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     pass
 
 
-def map_in_processes(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterable[Any]:
+def map_in_processes(function: Callable[[Any], Any], jobs: Sequence[Any], num_workers: int) -> Iterable[Any]:
     """Results in order, over processes, with a bar."""
     from tqdm import tqdm
 
-    if workers <= 1 or len(jobs) < 2:
+    if num_workers <= 1 or len(jobs) < 2:
         yield from tqdm(map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(jobs)), initializer=follow_parent) as pool:
         yield from tqdm(pool.map(function, jobs), total=len(jobs), leave=False, disable=not sys.stderr.isatty())
 
 

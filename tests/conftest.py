@@ -13,7 +13,7 @@ from config import DataSettings, LoaderSettings, ModelSettings, TrainSettings
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Nine base pictures, each authentic and forged: grain in which a square stands twice."""
+    """Nine base images, each authentic and forged: grain in which a square stands twice."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
 
@@ -56,7 +56,7 @@ def settings(data, backbone, tmp_path):
         out=tmp_path / "run",
         epochs=2,
         batch_size=2,
-        accumulation=2,
-        loader=LoaderSettings(workers=0, synthesis_probability=0.5),
+        gradient_accumulation_steps=2,
+        loader=LoaderSettings(num_workers=0, synthesis_probability=0.5),
         model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
     )

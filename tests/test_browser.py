@@ -20,16 +20,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
-FOUND = 4  # pictures with one finding each, scores 0.6, 0.7, 0.8, 0.9
-QUIET = 70  # pictures without
+FOUND = 4  # images with one finding each, scores 0.6, 0.7, 0.8, 0.9
+QUIET = 70  # images without
 SWITCHES = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
 )  # fmt: skip
 
 
-def make_picture(i: int) -> tuple[np.ndarray, Detection]:
-    """A picture in which a square of 30 pixels stands twice, the second time 60 px to the right and 40 px down."""
+def make_image(i: int) -> tuple[np.ndarray, Detection]:
+    """An image in which a square of 30 pixels stands twice, the second time 60 px to the right and 40 px down."""
     rng = np.random.default_rng(i)
     image = cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8), (0, 0), 1)
     image[60:90, 80:110] = image[20:50, 20:50]
@@ -46,13 +46,13 @@ def make_picture(i: int) -> tuple[np.ndarray, Detection]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report on disk: pictures with findings (one has a hostile name), without, and one that could not be read."""
+    """A report on disk: images with findings (one has a hostile name), without, and one that could not be read."""
     folder = tmp_path_factory.mktemp("report")
     names = []
     for i in range(FOUND):
         path = f"/figures/{HOSTILE if i == 2 else f'found{i}.png'}"
         names.append(unique_name(path))
-        illustrate(folder, names[-1], path, *make_picture(i))
+        illustrate(folder, names[-1], path, *make_image(i))
     plain = np.full((90, 120, 3), 180, np.uint8)
     for i in range(QUIET):
         path = f"/figures/quiet{i}.png"
@@ -127,9 +127,9 @@ def cards(driver):
     return [element.text for element in every(driver, ".card .name")]
 
 
-def open_picture(driver, name):
+def open_image(driver, name):
     next(c for c in every(driver, ".card a") if name in c.text).click()
-    wait(lambda: css(driver, "#picture-title").text == name)
+    wait(lambda: css(driver, "#image-title").text == name)
 
 
 def wait(condition, seconds=5.0):
@@ -156,34 +156,34 @@ def visibility(driver, selector):
 
 def test_summary_comes_first(browser):
     assert css(browser, "h1").text == "A paper's figures"
-    assert css(browser, "#headline").text == "In 4 of 74 pictures regions were found that appear more than once."
+    assert css(browser, "#headline").text == "In 4 of 74 images regions were found that appear more than once."
     counts = {
         e.find_element("css selector", "dt").text: e.find_element("css selector", "dd").text
         for e in every(browser, ".counts div")
     }
-    assert counts == {"pictures examined": "74", "pictures with findings": "4", "findings": "4", "not readable": "1",
+    assert counts == {"images examined": "74", "images with findings": "4", "findings": "4", "not readable": "1",
                       "reviewed": "0 of 4"}  # fmt: skip
 
 
 def test_hostile_name_is_text(browser):
     assert cards(browser)[1] == HOSTILE
     assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
-    open_picture(browser, HOSTILE)
+    open_image(browser, HOSTILE)
     button(browser, "Confirm").click()
     press_note = css(browser, ".note")
     press_note.send_keys("<b>bold</b>")
     browser.refresh()
     assert css(browser, ".note").get_attribute("value") == "<b>bold</b>"
-    assert every(browser, "#picture-view b") == []
+    assert every(browser, "#image-view b") == []
 
 
 def test_filter_by_name_and_clear(browser):
     css(browser, "#query").send_keys("found1")
     assert cards(browser) == ["found1.png"]
-    assert css(browser, "#shown").text == "1 of 75 pictures shown"
+    assert css(browser, "#shown").text == "1 of 75 images shown"
     css(browser, "#query").clear()
     css(browser, "#query").send_keys("no such name")
-    assert cards(browser) == [] and "No picture passes" in css(browser, "#gallery").text
+    assert cards(browser) == [] and "No image passes" in css(browser, "#gallery").text
 
 
 def test_filter_by_verdict_and_score(browser):
@@ -191,7 +191,7 @@ def test_filter_by_verdict_and_score(browser):
     assert len(cards(browser)) == 4
     choose(browser, "show", "not readable")
     assert cards(browser) == ["broken.png"] and "cut off" in css(browser, ".card").text
-    choose(browser, "show", "all pictures")
+    choose(browser, "show", "all images")
     slider = css(browser, "#threshold")
     slider.click()  # in the middle: 0.45
     assert cards(browser) == ["found3.png", HOSTILE, "found1.png", "found0.png"]
@@ -209,7 +209,7 @@ def test_sort(browser):
     assert cards(browser)[:3] == ["quiet0.png", "quiet1.png", "quiet2.png"]  # 2 before 10
 
 
-def test_many_pictures_are_drawn_as_one_scrolls(browser):
+def test_many_images_are_drawn_as_one_scrolls(browser):
     assert len(cards(browser)) == 60
     browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait(lambda: len(cards(browser)) == 75)
@@ -219,18 +219,18 @@ def test_many_pictures_are_drawn_as_one_scrolls(browser):
     assert images
 
 
-# One picture ------------------------------------------------------------------------------------------------------
+# One image ------------------------------------------------------------------------------------------------------
 
 
 def test_open_shows_the_proof(browser):
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     assert css(browser, ".verdict-line").text == "1 finding · score 0.90 of 1"
     assert css(browser, ".sentence").text == (
         "1a → 1b This region appears again 60 px to the right and 40 px down, neither rotated nor scaled; "
         "correlation 1.00 over 900 px."
     )
     assert "Every pixel is equal to the bit." in css(browser, ".tiles").text
-    loaded = "[...document.querySelectorAll('#picture-view img:not([hidden])')].every((i) => i.naturalWidth > 0)"
+    loaded = "[...document.querySelectorAll('#image-view img:not([hidden])')].every((i) => i.naturalWidth > 0)"
     wait(lambda: browser.execute_script(f"return {loaded}"))
     assert [tag.text for tag in every(browser, ".tag")] == ["1a", "1b"]
     css(browser, ".measures summary").click()
@@ -238,7 +238,7 @@ def test_open_shows_the_proof(browser):
 
 
 def test_toggles_and_space(browser):
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     assert visibility(browser, ".canvas .outlines") == "visible"
     press(browser, " ")
     assert visibility(browser, ".canvas .outlines") == "hidden"
@@ -252,7 +252,7 @@ def test_toggles_and_space(browser):
     button(browser, "Cascade grid").click()
     assert grid.is_displayed()
     button(browser, "Similarity map").click()
-    assert anomaly.is_displayed() and "Distance from the picture's mean" in css(browser, ".legend").text
+    assert anomaly.is_displayed() and "Distance from the image's mean" in css(browser, ".legend").text
     before = css(browser, ".canvas").size["width"]
     button(browser, "2×").click()
     assert css(browser, ".canvas").size["width"] == pytest.approx(2 * before, rel=0.05)  # less a scroll bar
@@ -260,36 +260,36 @@ def test_toggles_and_space(browser):
 
 def test_without_a_model_the_maps_cannot_be_chosen(browser):
     choose(browser, "show", "nothing found")
-    open_picture(browser, "quiet0.png")
+    open_image(browser, "quiet0.png")
     assert not button(browser, "Cascade grid").is_enabled() and "all alike" in css(browser, ".reason").text
 
 
-def test_keyboard_goes_through_the_filtered_pictures(browser):
+def test_keyboard_goes_through_the_filtered_images(browser):
     choose(browser, "show", "with findings")
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     assert not button(browser, "← Previous").is_enabled()
     for name in (HOSTILE, "found1.png", "found0.png"):
         press(browser, "\ue014")
-        wait(lambda name=name: css(browser, "#picture-title").text == name)
+        wait(lambda name=name: css(browser, "#image-title").text == name)
     press(browser, "\ue014")  # the last one stays
     assert css(browser, ".crumbs nav span").text == "4 of 4"
     press(browser, "\ue012")
-    wait(lambda: css(browser, "#picture-title").text == "found1.png")
+    wait(lambda: css(browser, "#image-title").text == "found1.png")
     press(browser, "\ue00c")
     wait(lambda: css(browser, "#gallery-view").is_displayed())
     assert "found1.png" in browser.switch_to.active_element.text  # back on the card one came from
     browser.back()
-    wait(lambda: css(browser, "#picture-title").text == "found1.png")
+    wait(lambda: css(browser, "#image-title").text == "found1.png")
 
 
 def test_typing_a_note_moves_nothing(browser):
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     css(browser, ".note").send_keys("a b", "\ue012", "\ue014")
-    assert css(browser, "#picture-title").text == "found3.png" and visibility(browser, ".canvas .outlines") == "visible"
+    assert css(browser, "#image-title").text == "found3.png" and visibility(browser, ".canvas .outlines") == "visible"
 
 
 def test_compare_slides_and_flickers(browser):
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     slider = css(browser, ".compare-tools input")
     slider.send_keys("\ue011")  # home: 0
     over = css(browser, ".compare .over")
@@ -306,7 +306,7 @@ def test_compare_slides_and_flickers(browser):
 
 
 def test_locate_enlarges_and_shows_the_region(browser):
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     button(browser, "Locate").click()
     assert button(browser, "2×").get_attribute("aria-pressed") == "true"
     stage, tag = css(browser, ".stage").rect, css(browser, ".tag").rect
@@ -321,12 +321,12 @@ def test_locate_enlarges_and_shows_the_region(browser):
 
 def test_verdicts_are_kept_exported_and_imported(browser, tmp_path):
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     button(browser, "Confirm").click()
     css(browser, ".note").send_keys("Same blot, see 3b")
-    press(browser, "\ue00c", "\ue00c")  # out of the note, back to all pictures
+    press(browser, "\ue00c", "\ue00c")  # out of the note, back to all images
     wait(lambda: css(browser, "#gallery-view").is_displayed())
-    open_picture(browser, "found1.png")
+    open_image(browser, "found1.png")
     button(browser, "Dismiss").click()
     page = browser.current_url
     browser.get("about:blank")
@@ -375,7 +375,7 @@ def test_import_of_another_file_says_so(browser, tmp_path):
 def test_nothing_sticks_out(browser, width):
     resize(browser, width, 844)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
@@ -384,7 +384,7 @@ def test_print_holds_summary_proof_and_verdict(browser, tmp_path):
 
     import pypdfium2
 
-    open_picture(browser, "found3.png")
+    open_image(browser, "found3.png")
     button(browser, "Confirm").click()
     press(browser, "\ue00c")
     wait(lambda: css(browser, "#gallery-view").is_displayed())
@@ -393,11 +393,11 @@ def test_print_holds_summary_proof_and_verdict(browser, tmp_path):
         texts = [" ".join(page.get_textpage().get_text_range().split()) for page in document]
         images = [len(list(page.get_objects(filter=[3]))) for page in document]
     everything = " ".join(texts)
-    assert "In 4 of 74 pictures" in texts[0]
+    assert "In 4 of 74 images" in texts[0]
     assert everything.count("This region appears again") == FOUND
     assert "Reviewer: confirmed." in everything and everything.count("no verdict yet") == FOUND - 1
     assert HOSTILE in everything and "quiet69.png" in everything and "Export verdicts" not in everything
-    assert sum(images) >= 4 * FOUND  # the picture, source, copy and difference of each
+    assert sum(images) >= 4 * FOUND  # the image, source, copy and difference of each
 
 
 def test_nothing_is_fetched(browser):
@@ -414,10 +414,10 @@ def test_nothing_is_fetched(browser):
     browser.get_log("browser")  # the refusal is logged
 
 
-def test_five_hundred_pictures_beside_the_page(chromium, page, tmp_path):
+def test_five_hundred_images_beside_the_page(chromium, page, tmp_path):
     folder = tmp_path / "report"
-    shutil.copytree(page.parent / "pictures", folder / "pictures")
-    known = [json.loads(file.read_text()) for file in sorted(folder.glob("pictures/*/entry.json"))]
+    shutil.copytree(page.parent / "images", folder / "images")
+    known = [json.loads(file.read_text()) for file in sorted(folder.glob("images/*/entry.json"))]
 
     def entries():
         for i in range(500):

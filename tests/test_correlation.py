@@ -1,4 +1,4 @@
-"""Correlations of a picture with itself, against loops over cells, windows and neighbours."""
+"""Correlations of an image with itself, against loops over cells, windows and neighbours."""
 
 import math
 import statistics
@@ -15,7 +15,7 @@ from model import to_pixels
 
 
 def loop_correlation(tokens, valid, k, exclusion):
-    """`self_correlation` of one picture by loops: tokens (H, W, D), valid (H, W)."""
+    """`self_correlation` of one image by loops: tokens (H, W, D), valid (H, W)."""
     height, width = valid.shape
     cells = [(r, c) for r in range(height) for c in range(width)]
     z = {cell: F.normalize(tokens[cell].double(), dim=0) for cell in cells}
@@ -78,7 +78,7 @@ def test_self_correlation_equals_the_loop(padded):
         assert cells[1, 8] == (7, 2) and numbers[0, 1, 8, 3 + 6] == 8 / 24  # a shift: the other 8 of the 3 x 3 agree
 
 
-def test_batch_and_padding_do_not_touch_a_pictures_correlation():
+def test_batch_and_padding_do_not_touch_a_images_correlation():
     tokens = torch.randn(2, 9, 9, 8, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 9, 9, dtype=torch.bool)
     valid[1, 5:] = False
@@ -212,7 +212,7 @@ def test_a_turned_copy_off_the_grid_is_found_whole(turn):
     assert max(abs(row - expected // 23), abs(column - expected % 23)) <= 1
 
 
-def test_pictures_without_structure_and_small_ones_have_no_match():
+def test_images_without_structure_and_small_ones_have_no_match():
     valid = torch.zeros(2, 8, 8, dtype=torch.bool)
     valid[0], valid[1, 0, 0] = True, True
     images = np.stack([np.full((112, 112, 3), 90, np.uint8), texture(112)])

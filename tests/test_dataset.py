@@ -1,4 +1,4 @@
-"""Pictures, masks, splits, letterbox, grid labels, samples, order, cache: on small made-up files."""
+"""Images, masks, splits, letterbox, grid labels, samples, order, cache: on small made-up files."""
 
 import json
 import multiprocessing
@@ -28,7 +28,7 @@ ROOT = Path(dataset.__file__).parent
 
 
 def noise(height, width, seed=0):
-    """A picture with structure of several pixels, so that resizing keeps something of it."""
+    """An image with structure of several pixels, so that resizing keeps something of it."""
     small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -52,7 +52,7 @@ def block(height, width, top, left, side, value=1):
 
 
 def plain_folder(root, count=4, size=(60, 90)):
-    """`count` authentic pictures and as many forged ones of the same ids, each with one instance."""
+    """`count` authentic images and as many forged ones of the same ids, each with one instance."""
     for number in range(count):
         save(root / "authentic" / f"{number}.png", noise(*size, number))
         save(root / "forged" / f"{number}.png", noise(*size, number))
@@ -100,7 +100,7 @@ def test_folder_without_known_names_is_authentic_at_any_depth(tmp_path):
     save(tmp_path / "a" / "1.jpg", noise(4, 5))
     save(tmp_path / "c.tif", noise(4, 5))
     save(tmp_path / ".hidden" / "d.png", noise(4, 5))
-    (tmp_path / "README.txt").write_text("no picture")
+    (tmp_path / "README.txt").write_text("no image")
     assert [(p.id, p.base, p.forged) for p in find_images(tmp_path)] == [
         ("a__1", "a__1", False),
         ("b__1", "b__1", False),
@@ -108,7 +108,7 @@ def test_folder_without_known_names_is_authentic_at_any_depth(tmp_path):
     ]
 
 
-def test_base_comes_from_the_json_beside_the_picture(tmp_path):
+def test_base_comes_from_the_json_beside_the_image(tmp_path):
     plain_folder(tmp_path, 3)
     (tmp_path / "forged" / "0.json").write_text(json.dumps({"base": "original-5"}))
     (tmp_path / "forged" / "1.json").write_text(json.dumps({"camera": "x"}))
@@ -117,7 +117,7 @@ def test_base_comes_from_the_json_beside_the_picture(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", '{"base": 3}'])
-def test_bad_json_beside_a_picture_is_named(tmp_path, text):
+def test_bad_json_beside_a_image_is_named(tmp_path, text):
     plain_folder(tmp_path, 1)
     (tmp_path / "forged" / "0.json").write_text(text)
     with pytest.raises(InputError, match=r"0\.json"):
@@ -127,20 +127,20 @@ def test_bad_json_beside_a_picture_is_named(tmp_path, text):
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         find_images(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         find_images(tmp_path)
     (tmp_path / "train_images").mkdir()
     with pytest.raises(InputError, match="neither authentic/ nor forged/"):
         find_images(tmp_path)
 
 
-def test_forged_without_mask_mask_without_picture_and_double_ids(tmp_path):
+def test_forged_without_mask_mask_without_image_and_double_ids(tmp_path):
     root = plain_folder(tmp_path, 2)
     (root / "masks" / "1.npy").rename(root / "masks" / "5.npy")
     with pytest.raises(InputError, match=r"no mask in .*masks for .*forged/1\.png"):
         find_images(root)
     save(root / "masks" / "1.png", block(60, 90, 0, 0, 5, 255))
-    with pytest.raises(InputError, match=r"no picture in .*forged for .*masks/5\.npy"):
+    with pytest.raises(InputError, match=r"no image in .*forged for .*masks/5\.npy"):
         find_images(root)
     (root / "masks" / "5.npy").unlink()
     assert len(find_images(root)) == 4
@@ -149,7 +149,7 @@ def test_forged_without_mask_mask_without_picture_and_double_ids(tmp_path):
         find_images(root)
 
 
-def test_forged_pictures_and_masks_never_pass_for_authentic_ones(tmp_path):
+def test_forged_images_and_masks_never_pass_for_authentic_ones(tmp_path):
     root = plain_folder(tmp_path / "collection" / "set", 1)
     with pytest.raises(InputError, match="set holds a data set"):
         find_images(tmp_path / "collection")
@@ -179,41 +179,41 @@ def test_links_in_a_loop_pipes_and_folders_named_like_files(tmp_path):
 def test_json_nested_too_deep_is_named(tmp_path):
     save(tmp_path / "a.png", noise(4, 5))
     (tmp_path / "a.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match=r"a\.json lies beside a picture but is not JSON"):
+    with pytest.raises(InputError, match=r"a\.json lies beside an image but is not JSON"):
         find_images(tmp_path)
 
 
 # Splitting ------------------------------------------------------------------------------------------------------
 
 
-def made_up_pictures(count, forged_every=2):
+def made_up_images(count, forged_every=2):
     authentic = [ImageFile(f"p{n}", Path(f"a/p{n}.png"), None, f"p{n}", False) for n in range(count)]
     forged = [ImageFile(f"p{n}", Path(f"f/p{n}.png"), Path("m"), f"p{n}", True) for n in range(0, count, forged_every)]
     return authentic + forged
 
 
 def test_split_shares_are_exact_within_both_kinds_and_ids_stay_together():
-    pictures = made_up_pictures(200)
-    split = split_images(pictures, SplitSettings(val_fraction=0.1, test_fraction=0.25))
-    for kind in (0, 1):  # even ids have a forged picture
+    image_files = made_up_images(200)
+    split = split_images(image_files, SplitSettings(val_fraction=0.1, test_fraction=0.25))
+    for kind in (0, 1):  # even ids have a forged image
         names = [split[f"p{n}"] for n in range(200) if n % 2 == kind]
         assert [names.count(name) for name in ("train", "val", "test")] == [65, 10, 25]
-    chosen = {name: select_split(pictures, split, name) for name in ("train", "val", "test")}
+    chosen = {name: select_split(image_files, split, name) for name in ("train", "val", "test")}
     assert [len(chosen[name]) for name in ("train", "val", "test")] == [195, 30, 75]
     assert not {p.base for p in chosen["train"]} & {p.base for p in chosen["val"] + chosen["test"]}
 
 
 def test_split_depends_on_names_and_seed_only():
-    pictures, config = made_up_pictures(60), SplitSettings()
-    split = split_images(pictures, config)
-    assert split_images(pictures[::-1], config) == split
-    assert split_images(pictures, SplitSettings(split_seed=1)) != split
+    image_files, config = made_up_images(60), SplitSettings()
+    split = split_images(image_files, config)
+    assert split_images(image_files[::-1], config) == split
+    assert split_images(image_files, SplitSettings(split_seed=1)) != split
 
 
 def test_known_splits_are_kept_and_the_rest_fills_up():
-    pictures, config = made_up_pictures(40), SplitSettings(val_fraction=0.25, test_fraction=0.0)
+    image_files, config = made_up_images(40), SplitSettings(val_fraction=0.25, test_fraction=0.0)
     known = {f"p{n}": "val" for n in range(0, 6, 2)} | {"p1": "test", "not-here": "train"}
-    split = split_images(pictures, config, known)
+    split = split_images(image_files, config, known)
     assert {base: split[base] for base in known if base in split} == {k: v for k, v in known.items() if k != "not-here"}
     assert "not-here" not in split
     assert sum(split[f"p{n}"] == "val" for n in range(0, 40, 2)) == 5  # three known, two new
@@ -221,13 +221,13 @@ def test_known_splits_are_kept_and_the_rest_fills_up():
 
 
 def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_part():
-    pictures = [*made_up_pictures(3, 1), ImageFile("t", Path("t.png"), None, "t", None)]
-    split = split_images(pictures, SplitSettings())
+    image_files = [*made_up_images(3, 1), ImageFile("t", Path("t.png"), None, "t", None)]
+    split = split_images(image_files, SplitSettings())
     assert sorted(split.values()) == ["test", "train", "val"] and "t" not in split
-    with pytest.raises(InputError, match="none of the 7 pictures belong to the split 'val'"):
-        select_split(pictures, {}, "val")
-    assert select_split(pictures, {**split, "t": "train"}, "train") == [
-        p for p in pictures[:6] if split[p.base] == "train"
+    with pytest.raises(InputError, match="none of the 7 images belong to the split 'val'"):
+        select_split(image_files, {}, "val")
+    assert select_split(image_files, {**split, "t": "train"}, "train") == [
+        p for p in image_files[:6] if split[p.base] == "train"
     ]
 
 
@@ -241,10 +241,10 @@ def test_small_sets_have_something_in_every_split_and_unknown_truth_takes_no_par
 )
 def test_bad_split_settings(changes, known, message):
     with pytest.raises(InputError, match=message):
-        split_images(made_up_pictures(4), SplitSettings(**changes), known)
+        split_images(made_up_images(4), SplitSettings(**changes), known)
 
 
-# Unreadable pictures --------------------------------------------------------------------------------------------
+# Unreadable images --------------------------------------------------------------------------------------------
 
 
 def damage(path):
@@ -254,31 +254,31 @@ def damage(path):
     path.write_bytes(data)
 
 
-def test_readable_pictures_stops_or_names_and_counts(tmp_path):
+def test_readable_images_stops_or_names_and_counts(tmp_path):
     root = plain_folder(tmp_path, 4)
     (root / "forged" / "1.png").write_bytes((root / "forged" / "1.png").read_bytes()[:-300])
     save_npy(root / "masks" / "2.npy", np.zeros((1, 90, 60), np.uint8))
-    pictures = find_images(root)
+    image_files = find_images(root)
     with pytest.raises(InputError, match=r"forged/1\.png.*cut off.*--skip-unreadable"):
-        readable_images(pictures, data_settings(root))
-    good, bad = readable_images(pictures, data_settings(root, skip_unreadable=True))
+        readable_images(image_files, data_settings(root))
+    good, bad = readable_images(image_files, data_settings(root, skip_unreadable=True))
     assert [p.image for p in good] == [
-        p.image for p in pictures if p.image.name not in ("1.png", "2.png") or not p.forged
+        p.image for p in image_files if p.image.name not in ("1.png", "2.png") or not p.forged
     ]
     assert len(bad) == 2 and "forged/1.png" in bad[0] and "masks/2.npy" in bad[1]
     for path in (root / "authentic").iterdir():
-        path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none of the 4 pictures can be read"):
-        readable_images([p for p in pictures if not p.forged], data_settings(root, skip_unreadable=True))
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="none of the 4 images can be read"):
+        readable_images([p for p in image_files if not p.forged], data_settings(root, skip_unreadable=True))
 
 
 def test_read_all_skips_what_only_decoding_shows(tmp_path):
     root = plain_folder(tmp_path, 3)
     damage(root / "forged" / "1.png")
-    config, pictures = data_settings(root, skip_unreadable=True), find_images(root)
-    assert len(readable_images(pictures, config)[0]) == 6
+    config, image_files = data_settings(root, skip_unreadable=True), find_images(root)
+    assert len(readable_images(image_files, config)[0]) == 6
     skipped = []
-    read = list(read_all(pictures, config, skipped))
+    read = list(read_all(image_files, config, skipped))
     assert [(p.id, p.forged) for p, _, _ in read] == [
         ("0", False),
         ("0", True),
@@ -290,7 +290,7 @@ def test_read_all_skips_what_only_decoding_shows(tmp_path):
     assert read[0][2].shape == (0, 60, 90)
     assert len(skipped) == 1 and "forged/1.png" in skipped[0]
     with pytest.raises(InputError, match=r"forged/1\.png"):
-        list(read_all(pictures, data_settings(root), []))
+        list(read_all(image_files, data_settings(root), []))
 
 
 # Letterbox and grid ---------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_letterbox_of_worked_sizes():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 900), (85, 517), (40, 3200), (462, 462), (13, 9)])
-def test_every_picture_has_cells_and_every_pixel_lies_in_one(shape):
+def test_every_image_has_cells_and_every_pixel_lies_in_one(shape):
     image, box = letterbox(noise(*shape), 462)
     assert image.shape == (462, 462, 3) and image.dtype == np.uint8
     assert (image[box.content_height :] == PADDING).all()
@@ -321,7 +321,7 @@ def test_every_picture_has_cells_and_every_pixel_lies_in_one(shape):
     assert box.valid[rows[:, None], columns].all()
 
 
-def test_letterbox_keeps_the_picture():
+def test_letterbox_keeps_the_image():
     image = noise(924, 462)
     small, box = letterbox(image, 462)
     assert (box.content_height, box.content_width) == (462, 231)
@@ -343,7 +343,7 @@ def test_size_must_be_a_multiple_of_the_patch(size):
 def test_cell_aligned_masks_come_back_exactly(scale):
     cells = np.zeros((33, 22), int)
     cells[2:5, 3:9], cells[30:, 20:], cells[0, 0] = 1, 2, 3
-    full = cells.repeat(14 * scale, 0).repeat(14 * scale, 1)  # 3 px of picture per cell pixel and so on
+    full = cells.repeat(14 * scale, 0).repeat(14 * scale, 1)  # 3 px of image per cell pixel and so on
     box = Letterbox.fit(full.shape, 462)
     labels = grid_labels(letterbox_masks(np.stack([full == k for k in (1, 2, 3)]), box), box.valid)
     assert (labels[:, :22] == cells).all() and (labels[:, 22:] == -1).all()
@@ -435,7 +435,7 @@ def test_many_tiny_instances_all_get_a_cell():
     assert labels.reshape(-1).tolist() == list(range(1, 17))
 
 
-def test_valid_cells_of_a_turned_picture():
+def test_valid_cells_of_a_turned_image():
     content = np.zeros((56, 56), np.uint8)
     cv2.fillConvexPoly(content, np.array([[28, -5], [60, 28], [28, 60], [-5, 28]]), 255)  # a square on its corner
     corner, side = False, True
@@ -452,7 +452,7 @@ def test_valid_cells_of_a_turned_picture():
 
 @pytest.fixture
 def forged(tmp_path):
-    """A forged picture of 60 x 90 px with two instances."""
+    """A forged image of 60 x 90 px with two instances."""
     image = save(tmp_path / "p.png", noise(60, 90))
     masks = np.stack([block(60, 90, 0, 0, 20), block(60, 90, 30, 40, 25)])
     return ImageFile("p", image, save_npy(tmp_path / "p.npy", masks), "p", True)
@@ -492,14 +492,14 @@ def test_a_changed_file_is_read_again(tmp_path, forged, which):
     os.utime(forged.image if which == "image" else forged.mask, ns=(1, 1))
     after = read_letterboxed(forged, 112, config, cache)
     assert not same(before, after) and same(after, read_letterboxed(forged, 112, config))
-    assert len(list((tmp_path / "cache").glob("*.picture"))) == 1  # the old one has been replaced
+    assert len(list((tmp_path / "cache").glob("*.image"))) == 1  # the old one has been replaced
 
 
 @pytest.mark.parametrize("fault", ["cut", "empty", "flipped", "zeros", "foreign"])
 def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
     config, cache = data_settings(tmp_path), ImageCache(tmp_path / "cache", 1, 112)
     fresh = read_letterboxed(forged, 112, config, cache)
-    (path,) = (tmp_path / "cache").glob("*.picture")
+    (path,) = (tmp_path / "cache").glob("*.image")
     data = bytearray(path.read_bytes())
     damaged = {
         "cut": data[:-7],
@@ -516,36 +516,36 @@ def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
 
 def test_cache_keeps_to_its_limit(tmp_path):
     root = plain_folder(tmp_path / "data", 6)
-    pictures, config = find_images(root), data_settings(root)
-    one = 75 * 112 * 3  # bytes of an authentic picture, header not counted
+    image_files, config = find_images(root), data_settings(root)
+    one = 75 * 112 * 3  # bytes of an authentic image, header not counted
     cache = ImageCache(tmp_path / "cache", 4 * (one + 9000) / 1e9, 112)
-    contents = [read_letterboxed(picture, 112, config, cache) for picture in pictures]
-    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.picture"))
+    contents = [read_letterboxed(image_file, 112, config, cache) for image_file in image_files]
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.image"))
     assert one < size <= 4 * (one + 9000)
-    kept = [cache.load(picture) for picture in pictures]
+    kept = [cache.load(image_file) for image_file in image_files]
     assert 1 < sum(content is not None for content in kept) < 12
-    for picture, content in zip(pictures, contents, strict=True):
-        assert same(read_letterboxed(picture, 112, config, cache), content)
+    for image_file, content in zip(image_files, contents, strict=True):
+        assert same(read_letterboxed(image_file, 112, config, cache), content)
     assert int((tmp_path / "cache" / "total").read_text()) == size
 
 
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path, forged):
     cache = ImageCache(tmp_path / "cache", 1, 112)
     fresh = read_letterboxed(forged, 112, data_settings(tmp_path), cache)
-    (tmp_path / "cache" / ".0123.picture.7.tmp").write_bytes(b"half")
+    (tmp_path / "cache" / ".0123.image.7.tmp").write_bytes(b"half")
     (tmp_path / "cache" / "total").write_text("")  # killed between cutting it off and writing the sum
     cache = ImageCache(tmp_path / "cache", 1, 112)
-    (path,) = (tmp_path / "cache").glob("*.picture")
+    (path,) = (tmp_path / "cache").glob("*.image")
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {path.name, "total"}
     assert int((tmp_path / "cache" / "total").read_text()) == path.stat().st_size and same(cache.load(forged), fresh)
 
 
 def hammer(cache_folder, root, seed, answers):
-    config, pictures = data_settings(root), find_images(root)
+    config, image_files = data_settings(root), find_images(root)
     cache = ImageCache(cache_folder, 200_000 / 1e9, 112)
-    order = np.random.default_rng(seed).integers(0, len(pictures), 60)
+    order = np.random.default_rng(seed).integers(0, len(image_files), 60)
     wrong = sum(
-        not same(read_letterboxed(pictures[i], 112, config, cache), read_letterboxed(pictures[i], 112, config))
+        not same(read_letterboxed(image_files[i], 112, config, cache), read_letterboxed(image_files[i], 112, config))
         for i in order
     )
     answers.put(wrong)
@@ -561,7 +561,7 @@ def test_cache_shared_by_processes(tmp_path):
     assert [answers.get(timeout=60) for _ in processes] == [0] * 4
     for process in processes:
         process.join()
-    files = list((tmp_path / "cache").glob("*.picture"))
+    files = list((tmp_path / "cache").glob("*.image"))
     assert 0 < sum(path.stat().st_size for path in files) <= 200_000
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([p.name for p in files] + ["total"])
 
@@ -650,7 +650,7 @@ def test_samples_depend_on_seed_epoch_and_index_alone(tmp_path):
     assert any((other_seed[0, i]["image"] != samples[0, i]["image"]).any() for i in range(6))
 
 
-def test_authentic_pictures_become_forgeries_with_the_given_share(tmp_path):
+def test_authentic_images_become_forgeries_with_the_given_share(tmp_path):
     for number in range(3):
         save(tmp_path / f"{number}.png", noise(100, 140, number))
     for probability, low, high in [(0.0, 0, 0), (0.5, 18, 42), (1.0, 55, 60)]:
@@ -659,26 +659,26 @@ def test_authentic_pictures_become_forgeries_with_the_given_share(tmp_path):
         assert low <= forged <= high, (probability, forged)
 
 
-def test_pictures_too_small_for_a_copy_stay_authentic(tmp_path):
+def test_images_too_small_for_a_copy_stay_authentic(tmp_path):
     save(tmp_path / "a.png", noise(2, 300))
     sample = make_dataset(tmp_path, 112, synthesis_probability=1.0)[0]
     assert sample["labels"].max() == 0 and (sample["labels"] == 0).any()
 
 
-def test_unreadable_pictures_stop_or_are_replaced(tmp_path):
+def test_unreadable_images_stop_or_are_replaced(tmp_path):
     root = plain_folder(tmp_path, 2)
     damage(root / "forged" / "0.png")
-    pictures, loader = find_images(root), LoaderSettings(augment=False)
+    image_files, loader = find_images(root), LoaderSettings(augment=False)
     with pytest.raises(InputError, match=r"forged/0\.png"):
-        ForgeryDataset(pictures, 112, data_settings(root), loader, SynthesisSettings())[1]
+        ForgeryDataset(image_files, 112, data_settings(root), loader, SynthesisSettings())[1]
     config = data_settings(root, skip_unreadable=True)
-    samples = ForgeryDataset(pictures, 112, config, loader, SynthesisSettings())
+    samples = ForgeryDataset(image_files, 112, config, loader, SynthesisSettings())
     replaced = samples[1]
     assert (replaced["image"] == samples[3]["image"]).all() and replaced["id"] == "1"  # the other forged one
     assert len(replaced["skipped"]) == 1 and "forged/0.png" in replaced["skipped"][0]
     assert samples[0]["skipped"] == []
-    only = ForgeryDataset([pictures[1]], 112, config, loader, SynthesisSettings())
-    with pytest.raises(InputError, match=r"no training picture of this kind .* first of 1: .*forged/0\.png"):
+    only = ForgeryDataset([image_files[1]], 112, config, loader, SynthesisSettings())
+    with pytest.raises(InputError, match=r"no training image of this kind .* first of 1: .*forged/0\.png"):
         only[0]
 
 
@@ -690,7 +690,7 @@ def test_bad_dataset_settings(tmp_path):
         make_dataset(root, synthesis_probability=1.5)
     with pytest.raises(InputError, match="--label-coverage 0"):
         make_dataset(root, label_coverage=0.0)
-    with pytest.raises(InputError, match="no pictures to train on"):
+    with pytest.raises(InputError, match="no images to train on"):
         ForgeryDataset([], 112, data_settings(root), LoaderSettings(), SynthesisSettings())
 
 
@@ -713,10 +713,10 @@ def indices_of(steps):
     return [index for step in steps for index in indices(step)]
 
 
-def test_an_epoch_has_every_picture_once_in_a_new_order():
-    sampler = StepSampler(53, batch_size=4, accumulation=2, seed=3)
+def test_an_epoch_has_every_image_once_in_a_new_order():
+    sampler = StepSampler(53, batch_size=4, gradient_accumulation_steps=2, seed=3)
     first = steps_of(sampler)
-    assert sampler.steps == 7 and len(sampler) == 14  # 6 steps of 8 pictures and one of 5: batches of 4 and 1
+    assert sampler.steps == 7 and len(sampler) == 14  # 6 steps of 8 images and one of 5: batches of 4 and 1
     assert [[len(batch) for batch in step] for step in first] == [[4, 4]] * 6 + [[4, 1]]
     assert sampler.step_sizes(6) == [4, 1]
     assert sorted(indices_of(first)) == list(range(53))
@@ -725,14 +725,14 @@ def test_an_epoch_has_every_picture_once_in_a_new_order():
     assert {epoch for step in second for batch in step for epoch, _ in batch} == {1}
     assert sorted(indices_of(second)) == list(range(53))
     assert indices_of(first) != indices_of(second)
-    assert indices_of(first) != indices_of(steps_of(StepSampler(53, 4, accumulation=2, seed=4)))
+    assert indices_of(first) != indices_of(steps_of(StepSampler(53, 4, gradient_accumulation_steps=2, seed=4)))
 
 
 @pytest.mark.parametrize("length", [48, 53, 50, 5, 1])
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_steps_do_not_depend_on_the_number_of_ranks(length, world):
-    alone = steps_of(StepSampler(length, batch_size=12, accumulation=2))
-    ranks = [StepSampler(length, 12 // world, rank, world, accumulation=2) for rank in range(world)]
+    alone = steps_of(StepSampler(length, batch_size=12, gradient_accumulation_steps=2))
+    ranks = [StepSampler(length, 12 // world, rank, world, gradient_accumulation_steps=2) for rank in range(world)]
     shared = [steps_of(sampler) for sampler in ranks]
     assert len({len(sampler) for sampler in ranks}) == 1
     for number, step in enumerate(alone):
@@ -743,14 +743,14 @@ def test_steps_do_not_depend_on_the_number_of_ranks(length, world):
             assert together == sorted(indices(step))
             assert parts == [indices(step)[rank::world] for rank in range(world)]
         else:  # filled up so that all ranks have the same number
-            assert set(indices(step)) <= set(together) and len(together) - len(step_pictures := indices(step)) < world
-            assert len(together) == -(-len(step_pictures) // world) * world
+            assert set(indices(step)) <= set(together) and len(together) - len(step_images := indices(step)) < world
+            assert len(together) == -(-len(step_images) // world) * world
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
 def test_resume_goes_on_where_the_epoch_stopped(start):
-    whole = StepSampler(53, 4, accumulation=2, seed=3, epoch=5)
-    resumed = StepSampler(53, 4, accumulation=2, seed=3, epoch=5, start_step=start)
+    whole = StepSampler(53, 4, gradient_accumulation_steps=2, seed=3, epoch=5)
+    resumed = StepSampler(53, 4, gradient_accumulation_steps=2, seed=3, epoch=5, start_step=start)
     assert steps_of(resumed) == steps_of(whole)[start:]
     assert len(resumed) == len(list(resumed))
 
@@ -766,13 +766,13 @@ def test_bad_sampler_settings():
 # Loading --------------------------------------------------------------------------------------------------------
 
 
-def load(root, workers, epochs=(0, 1), start=0, **arguments):
+def load(root, num_workers, epochs=(0, 1), start=0, **arguments):
     """Batches of some epochs as one list."""
     loader = make_loader(
         find_images(root),
         112,
         data_settings(root),
-        LoaderSettings(workers=workers, synthesis_probability=0.5),
+        LoaderSettings(num_workers=num_workers, synthesis_probability=0.5),
         SynthesisSettings(),
         batch_size=3,
         **arguments,
@@ -798,7 +798,7 @@ def equal(first, second):
 def test_an_epoch_left_early_does_not_leak_into_the_next(tmp_path):
     root = plain_folder(tmp_path, 4)
     loader = make_loader(
-        find_images(root), 112, data_settings(root), LoaderSettings(workers=2), SynthesisSettings(), batch_size=1
+        find_images(root), 112, data_settings(root), LoaderSettings(num_workers=2), SynthesisSettings(), batch_size=1
     )
     try:
         loader.sampler.set_epoch(0)
@@ -808,10 +808,15 @@ def test_an_epoch_left_early_does_not_leak_into_the_next(tmp_path):
     finally:
         loader.close()
     order = [batch[0][1] for batch in StepSampler(8, 1, epoch=3)]
-    assert [batch["ids"][0] for batch in after] == [loader.dataset.pictures[index].id for index in order]
-    with pytest.raises(InputError, match="--workers -1 is negative"):
+    assert [batch["ids"][0] for batch in after] == [loader.dataset.image_files[index].id for index in order]
+    with pytest.raises(InputError, match="--num-workers -1 is negative"):
         make_loader(
-            find_images(root), 112, data_settings(root), LoaderSettings(workers=-1), SynthesisSettings(), batch_size=1
+            find_images(root),
+            112,
+            data_settings(root),
+            LoaderSettings(num_workers=-1),
+            SynthesisSettings(),
+            batch_size=1,
         )
 
 
@@ -821,7 +826,7 @@ def test_batches_are_the_same_for_any_number_of_workers_and_after_a_resume(tmp_p
 
     root = plain_folder(tmp_path, 5)
     expected = load(root, 0)
-    assert len(expected) == 8  # ten pictures: 3, 3, 3, 1, twice
+    assert len(expected) == 8  # ten images: 3, 3, 3, 1, twice
     for batch, size in zip(expected, [3, 3, 3, 1] * 2, strict=True):
         assert batch["image"].shape == (size, 112, 112, 3) and batch["image"].dtype == torch.uint8
         assert batch["labels"].shape == (size, 8, 8) and batch["labels"].dtype == torch.int64
@@ -830,24 +835,24 @@ def test_batches_are_the_same_for_any_number_of_workers_and_after_a_resume(tmp_p
     assert not equal(expected[:4], expected[4:])
     torch.manual_seed(7)  # the global generator has no part in it, and is left alone
     state = torch.get_rng_state()
-    for workers in (2, 3):
-        assert equal(load(root, workers), expected)
+    for num_workers in (2, 3):
+        assert equal(load(root, num_workers), expected)
     assert (torch.get_rng_state() == state).all()
     assert equal(load(root, 2, epochs=[1], start=2), expected[6:])
 
 
-def test_bad_pictures_in_workers_are_one_line_or_skipped(tmp_path, capsys):
+def test_bad_images_in_workers_are_one_line_or_skipped(tmp_path, capsys):
     root = plain_folder(tmp_path, 3)
     damage(root / "forged" / "1.png")
-    for workers in (0, 2):
+    for num_workers in (0, 2):
         with pytest.raises(InputError, match=r"forged/1\.png") as caught:
-            load(root, workers)
+            load(root, num_workers)
         assert "\n" not in str(caught.value) and type(caught.value) is InputError
     loader = make_loader(
         find_images(root),
         112,
         data_settings(root, skip_unreadable=True),
-        LoaderSettings(workers=2),
+        LoaderSettings(num_workers=2),
         SynthesisSettings(),
         batch_size=2,
     )
@@ -860,7 +865,7 @@ def test_bad_pictures_in_workers_are_one_line_or_skipped(tmp_path, capsys):
 def test_signals_to_the_whole_job_leave_the_workers_to_the_main_process(tmp_path):
     root = plain_folder(tmp_path, 4)
     loader = make_loader(
-        find_images(root), 112, data_settings(root), LoaderSettings(workers=1), SynthesisSettings(), batch_size=1
+        find_images(root), 112, data_settings(root), LoaderSettings(num_workers=1), SynthesisSettings(), batch_size=1
     )
     batches = iter(loader)
     next(batches)
@@ -880,7 +885,7 @@ from pathlib import Path
 from config import *
 from dataset import *
 root = Path({str(root)!r})
-loader = make_loader(find_pictures(root), 112, DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings(),
+loader = make_loader(find_images(root), 112, DataSettings(data=root), LoaderSettings(num_workers=1), SynthesisSettings(),
                      batch_size=1)
 next(iter(loader))
 print("read")
@@ -910,7 +915,7 @@ def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
         assert not thread.is_alive(), "the answer never came"
     assert answers == [False] * 10
     root = plain_folder(tmp_path, 2)
-    settings = DataSettings(data=root), LoaderSettings(workers=1), SynthesisSettings()
+    settings = DataSettings(data=root), LoaderSettings(num_workers=1), SynthesisSettings()
     loader = make_loader(find_images(root), 112, *settings, batch_size=1)
     next(iter(loader))
     worker, ends = loader._batches._iterator._workers[0], loader._batches._iterator._workers_done_event

@@ -49,7 +49,7 @@ def run(data, backbone, tmp_path_factory):
             out=out,
             epochs=2,
             batch_size=4,
-            loader=LoaderSettings(workers=0),
+            loader=LoaderSettings(num_workers=0),
             model=ModelSettings(backbone=backbone, image_size=112, head_widths=(16,), embedding_size=8),
             clustering=LOW,
         )
@@ -67,10 +67,10 @@ def score(data, run, out, **other):
     return TestSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "ways": ("embedding",)} | other))
 
 
-def test_masks_have_the_size_of_the_picture(detector, data):
+def test_masks_have_the_size_of_the_image(detector, data):
     found_any = False
-    for picture in find_images(data):
-        image = read_image(picture.image)
+    for scene in find_images(data):
+        image = read_image(scene.image)
         found = detector.detect(image)
         assert found.masks.shape == (len(found.instances), *image.shape[:2]) and found.masks.dtype == bool
         assert found.masks.sum(axis=0).max(initial=0) <= 1  # instances of the grid do not overlap
@@ -79,8 +79,8 @@ def test_masks_have_the_size_of_the_picture(detector, data):
     assert found_any
 
 
-def test_a_pictures_result_does_not_depend_on_its_batch(detector, data):
-    images = [read_image(picture.image) for picture in find_images(data)]
+def test_a_images_result_does_not_depend_on_its_batch(detector, data):
+    images = [read_image(scene.image) for scene in find_images(data)]
     for together, image in zip(detector.detect_batch(images), images, strict=True):
         alone = detector.detect(image)
         assert (alone.masks == together.masks).all() and alone.reason == together.reason
@@ -93,8 +93,8 @@ def test_odd_sizes(detector, shape):
 
 
 def test_padding_reaches_no_clustering(detector):
-    picture = detector.embed([np.zeros((50, 100, 3), np.uint8)])[0]
-    assert picture.cells.shape == (4, 8)  # 112 px wide, 56 px of the 112 high, 14 px a cell
+    image = detector.embed([np.zeros((50, 100, 3), np.uint8)])[0]
+    assert image.cells.shape == (4, 8)  # 112 px wide, 56 px of the 112 high, 14 px a cell
 
 
 def test_drawing_the_grid_at_full_resolution():
@@ -105,11 +105,11 @@ def test_drawing_the_grid_at_full_resolution():
 
 def test_counting_per_cell_equals_counting_pixels(detector, data):
     """The score that tuning maximises is the score that test.py prints."""
-    for picture in find_images(data):
-        image = read_image(picture.image)
+    for scene in find_images(data):
+        image = read_image(scene.image)
         masks = np.zeros((0, *image.shape[:2]), bool)
-        if picture.mask is not None:
-            masks = read_masks(picture.mask, image.shape[:2])
+        if scene.mask is not None:
+            masks = read_masks(scene.mask, image.shape[:2])
         embedded = detector.embed([image])[0]
         example = tuning.Example.of(embedded, masks)
         for settings in (LOW, replace(LOW, growth_distance=0.01), ClusteringSettings()):
@@ -122,7 +122,7 @@ def test_tuning_writes_what_test_reproduces(run, data, tmp_path, capsys):
     settings = TuningSettings(DataSettings(data), run / "best.pt", tmp_path / "tuned.json", trials=4)
     tuning.main(settings)
     stopped = json.loads(settings.out.read_text())
-    assert stopped["of1"] >= stopped["of1_before"] and stopped["trials"] == 4 and stopped["pictures"] == 6
+    assert stopped["of1"] >= stopped["of1_before"] and stopped["trials"] == 4 and stopped["images"] == 6
     tuning.main(replace(settings, trials=8))
     assert "going on with 4 trials" in capsys.readouterr().out
     tuned = json.loads(settings.out.read_text())
@@ -136,14 +136,14 @@ def test_tuning_writes_what_test_reproduces(run, data, tmp_path, capsys):
     assert list(csv.DictReader((tmp_path / "whole.csv").open())) == trials
     test.main(score(data, run, tmp_path / "test", clustering=settings.out, split="val"))
     figures = json.loads((tmp_path / "test" / "metrics.json").read_text())["ways"]["embedding"]["figures"]
-    assert figures["of1"]["value"] == pytest.approx(tuned["of1"], abs=1e-9) and figures["of1"]["pictures"] == 6
+    assert figures["of1"]["value"] == pytest.approx(tuned["of1"], abs=1e-9) and figures["of1"]["images"] == 6
     with pytest.raises(InputError, match="another checkpoint, folder or seed"):
         tuning.main(replace(settings, seed=1))
 
 
 def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, capsys):
     test.main(score(data, run, tmp_path / "test"))
-    assert "oF1, all pictures" in capsys.readouterr().out
+    assert "oF1, all images" in capsys.readouterr().out
     splits = json.loads((run / "splits.json").read_text())
     expected = sorted(
         f"{folder}/{base}" for base in splits if splits[base] == "test" for folder in ("authentic", "forged")
@@ -163,7 +163,7 @@ def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, c
 
 
 def test_two_ranks_score_the_same(run, data, tmp_path):
-    arguments = ("test.py", "--data", data, "--checkpoint", run / "best.pt", "--split", "test", "--ways", "embedding")
+    arguments = ("test.py", "--data", data, "--checkpoint", run / "best.pt", "--split", "test", "--modes", "embedding")
     arguments = (*arguments, "--out")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     for done in (launch(*arguments, tmp_path / "one"), launch(*torchrun, *arguments, tmp_path / "two")):
@@ -174,11 +174,11 @@ def test_two_ranks_score_the_same(run, data, tmp_path):
 
 def test_the_three_ways(run, data, tmp_path):
     """The matching proves the squares that stand twice to the bit, whatever an untrained model proposes."""
-    test.main(score(data, run, tmp_path, ways=("embedding", "matching", "both"), split="val"))
-    ways = json.loads((tmp_path / "metrics.json").read_text())["ways"]
-    assert list(ways) == ["embedding", "matching", "both"]
+    test.main(score(data, run, tmp_path, modes=("embedding", "matching", "both"), split="val"))
+    modes = json.loads((tmp_path / "metrics.json").read_text())["ways"]
+    assert list(modes) == ["embedding", "matching", "both"]
     for way in ("matching", "both"):
-        figures = ways[way]["figures"]
+        figures = modes[way]["figures"]
         assert figures["of1_forged"]["value"] > 0.95 and figures["false_alarms"]["value"] == 0
     found = Detector.load(run / "best.pt").detect(read_image(data / "forged" / "0.png"))
     assert found.grid is not None and len(found.instances) == 1 and found.instances[0].copies

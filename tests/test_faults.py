@@ -43,7 +43,7 @@ from distributed import own_store
 from images.folders import find_images, split_images
 from images.pdf import find_figures
 from images.read import read_image
-from metrics import score_picture
+from metrics import score_image
 from runtime.errors import InputError, one_line
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
 
@@ -56,11 +56,11 @@ def nothing(settings):
 
 
 def predicted(folder, out, load=nothing, **changes):
-    status = predict.main(PredictSettings(paths=(folder,), out=out, **{"workers": 0} | changes), load)
+    status = predict.main(PredictSettings(paths=(folder,), out=out, **{"num_workers": 0} | changes), load)
     return status, lines_of(out / "predictions.jsonl")
 
 
-def write_picture(path, seed=0):
+def write_image(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     return path
@@ -152,7 +152,7 @@ def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch)
     monkeypatch.setattr(pdf, "__file__", str(crashing))
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.pdf").write_bytes(b"%PDF-1.7")
-    write_picture(tmp_path / "in/y.png")
+    write_image(tmp_path / "in/y.png")
     status, lines = predicted(tmp_path / "in", tmp_path / "out")
     assert status == 4 and [line["verdict"] for line in lines] == ["unreadable", "nothing found"]
     assert "PDFium failed" in lines[0]["error"]
@@ -191,9 +191,9 @@ def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
 
 def test_names_reach_neither_the_terminal_nor_a_spreadsheet_as_commands(tmp_path, capsys):
     for name in ("\x1b[31m.png", "=1+1.png", "@SUM(A1).png", "plain.png"):
-        write_picture(tmp_path / "in" / name).write_bytes(b"broken" if "31m" in name else b"")
+        write_image(tmp_path / "in" / name).write_bytes(b"broken" if "31m" in name else b"")
         if "31m" not in name:
-            write_picture(tmp_path / "in" / name)
+            write_image(tmp_path / "in" / name)
     predicted(tmp_path / "in", tmp_path / "out")
     said = capsys.readouterr().out
     assert "\x1b" not in said and "\\x1b[31m" in said
@@ -203,7 +203,7 @@ def test_names_reach_neither_the_terminal_nor_a_spreadsheet_as_commands(tmp_path
     assert one_line("a\n\tb\x07\udcff é") == r"a b\x07\udcff é"
 
 
-def test_names_of_scored_pictures_are_no_commands_of_a_spreadsheet_either(tmp_path):
+def test_names_of_scored_images_are_no_commands_of_a_spreadsheet_either(tmp_path):
     names = {"=1+1": "1-1-0a", "+2": "2-0b", "-3": "3-0c", "@SUM(A1)": "SUM-0d", "\tx": "x-0e", "plain=1": "plain-0f"}
     results = [test.Result(case, "authentic", {}, name) for case, name in names.items()]
     test.write_results(tmp_path, results, "none")
@@ -218,13 +218,13 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
         for path in (tmp_path / "in").glob(f"*/{number}.*"):
             path.rename(path.parent / (os.fsdecode(name) + path.suffix))
     (tmp_path / "in/authentic/plain.json").write_text('{"base": "\\ud800"}')  # no text, but JSON
-    pictures = find_images(tmp_path / "in")
-    splits = split_images(pictures, SplitSettings())
-    assert len(pictures) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
-    train._names_hash(pictures)
+    image_files = find_images(tmp_path / "in")
+    splits = split_images(image_files, SplitSettings())
+    assert len(image_files) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
+    train._names_hash(image_files)
     empty = np.zeros((0, 40, 60), bool)
     results = [
-        test.Result(p.id, "authentic", {"both": score_picture(p.id, empty, empty, 0.0, 1.0)}, "") for p in pictures
+        test.Result(p.id, "authentic", {"both": score_image(p.id, empty, empty, 0.0, 1.0)}, "") for p in image_files
     ]
     test.write_results(tmp_path / "out", results, "none")
     assert b"\n\xff\xfe,authentic\n" in (tmp_path / "out/submission.csv").read_bytes()
@@ -233,8 +233,8 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
 
 @pytest.mark.parametrize("reader", ["predict", "train"])
 def test_a_folder_that_cannot_be_listed_is_named_not_left_out(tmp_path, monkeypatch, reader):
-    write_picture(tmp_path / "in/a.png")
-    write_picture(tmp_path / "in/closed/b.png")
+    write_image(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/closed/b.png")
     scandir = os.scandir
 
     def closed(path):
@@ -254,11 +254,11 @@ def test_a_folder_that_cannot_be_listed_is_named_not_left_out(tmp_path, monkeypa
 
 
 def test_files_that_vanish_or_change_during_the_run_cost_themselves_alone(tmp_path):
-    paths = [write_picture(tmp_path / f"in/{number}.png", number) for number in range(5)]
+    paths = [write_image(tmp_path / f"in/{number}.png", number) for number in range(5)]
 
     def load(settings):
         def detect(image):
-            if paths[1].exists():  # at the first picture
+            if paths[1].exists():  # at the first image
                 paths[1].unlink()
                 paths[2].write_bytes(paths[2].read_bytes()[:300])
                 paths[3].unlink()
@@ -283,12 +283,12 @@ def load_that_notes(settings):
     return detect
 
 
-def test_a_worker_killed_between_two_pictures_costs_nothing(tmp_path):
+def test_a_worker_killed_between_two_images_costs_nothing(tmp_path):
     """Workers that wait at one queue hold its lock in turn; killed there, the others would wait for ever."""
-    pictures = [tmp_path / f"{height}.png" for height in (41, 42, 43, 44)]
-    for path in pictures:
+    image_files = [tmp_path / f"{height}.png" for height in (41, 42, 43, 44)]
+    for path in image_files:
         cv2.imwrite(str(path), np.zeros((int(path.stem), 50, 3), np.uint8))
-    queue = deque(predict.Job(str(path)) for path in pictures[:2])
+    queue = deque(predict.Job(str(path)) for path in image_files[:2])
     begun, verdicts = time.monotonic(), {}
     run = PredictSettings(paths=(tmp_path,), out=tmp_path / "out")
     for job, line in predict.examine_all(queue, run, load_that_notes, 2):
@@ -297,15 +297,15 @@ def test_a_worker_killed_between_two_pictures_costs_nothing(tmp_path):
             pids = dict(reversed(text.split()) for text in Path(f"{run.out}.pids").read_text().splitlines())
             os.kill(int(pids["42"]), signal.SIGKILL)
             time.sleep(0.5)
-            queue.extend(predict.Job(str(path)) for path in pictures[2:])
+            queue.extend(predict.Job(str(path)) for path in image_files[2:])
     assert verdicts == dict.fromkeys(("41", "42", "43", "44"), "nothing found")
     assert time.monotonic() - begun < 50
 
 
-def test_what_fails_while_a_result_is_written_costs_its_picture_alone(tmp_path, capfd):
+def test_what_fails_while_a_result_is_written_costs_its_image_alone(tmp_path, capfd):
     """A fault of ours has its traceback; memory that runs out, within a limit of this process, is the machine's."""
     for number in range(4):
-        write_picture(tmp_path / f"in/{number}.png", number)
+        write_image(tmp_path / f"in/{number}.png", number)
     limits, numbers = resource.getrlimit(resource.RLIMIT_AS), iter(range(4))
 
     def load(settings):
@@ -332,7 +332,7 @@ def test_what_fails_while_a_result_is_written_costs_its_picture_alone(tmp_path, 
 
 
 def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/report").write_text("in the way")
     with pytest.raises(OSError, match="report"):
@@ -340,13 +340,13 @@ def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
     assert lines_of(tmp_path / "out/predictions.jsonl") == []
 
 
-def test_after_a_power_cut_pictures_with_empty_files_are_examined_again(tmp_path, monkeypatch):
+def test_after_a_power_cut_images_with_empty_files_are_examined_again(tmp_path, monkeypatch):
     """Of what was written just before, files may be empty. Only a machine that has started since asks for a look."""
     for number in range(3):
-        write_picture(tmp_path / f"in/{number}.png", number)
+        write_image(tmp_path / f"in/{number}.png", number)
     _, lines = predicted(tmp_path / "in", tmp_path / "out")
-    entry = tmp_path / "out/report/pictures" / lines[1]["name"] / "entry.json"
-    pixels = tmp_path / "out/report/pictures" / lines[2]["name"] / "thumb.webp"
+    entry = tmp_path / "out/report/images" / lines[1]["name"] / "entry.json"
+    pixels = tmp_path / "out/report/images" / lines[2]["name"] / "thumb.webp"
     whole = entry.read_bytes(), pixels.read_bytes()
     examined = []
 
@@ -365,7 +365,7 @@ def test_after_a_power_cut_pictures_with_empty_files_are_examined_again(tmp_path
 
 def test_a_job_that_torchrun_starts_again_goes_on(tmp_path, monkeypatch):
     for number in range(3):
-        write_picture(tmp_path / f"in/{number}.png", number)
+        write_image(tmp_path / f"in/{number}.png", number)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     examined = []
 
@@ -384,8 +384,8 @@ def test_a_job_that_torchrun_starts_again_goes_on(tmp_path, monkeypatch):
     assert len(examined) == 4 and len(lines) == 3
 
 
-def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_picture(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_image(tmp_path):
+    write_image(tmp_path / "in/a.png")
 
     def load(settings):
         def detect(image):
@@ -399,7 +399,7 @@ def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_picture(tmp_pat
 
 
 def test_what_killed_runs_left_behind_is_removed(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     predicted(tmp_path / "in", tmp_path / "out")
     for name in (".predictions.jsonl.7.tmp", ".submission.csv.7.tmp", "report/.index.html.7.tmp", "masks/.a.png.7.tmp"):
         (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
@@ -410,12 +410,12 @@ def test_what_killed_runs_left_behind_is_removed(tmp_path):
 
 def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
     for number in range(4):
-        write_picture(tmp_path / f"in/{number}.png", number)
+        write_image(tmp_path / f"in/{number}.png", number)
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *FAST, "--workers", "0"]
+    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *FAST, "--num-workers", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2 and "File too large; free some space" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
@@ -505,14 +505,14 @@ def test_a_disk_that_knows_no_locks_is_told_and_no_fault(tmp_path, monkeypatch, 
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", failing)
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     status, lines = predicted(tmp_path / "in", tmp_path / "out")
     assert status == 0 and len(lines) == 1
     assert "out cannot be locked there (No locks available)" in capsys.readouterr().err
 
 
 def test_a_second_prediction_into_one_folder_is_refused_and_touches_nothing(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     predicted(tmp_path / "in", tmp_path / "out")
     lines = tmp_path / "out/predictions.jsonl"
     lines.write_bytes(lines.read_bytes() + b'{"path": "/half')  # as the run that is at work may be writing it
@@ -578,7 +578,7 @@ def test_a_job_that_is_started_again_reads_nothing_of_the_starts_before(late):
 
 
 def test_a_missing_folder_is_refused_before_any_table(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     command = [sys.executable, "benchmark.py", "accuracy", "--data", tmp_path / "in", tmp_path / "missing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and "missing" in done.stderr
@@ -627,7 +627,7 @@ def test_sigterm_in_validation_in_accumulation_and_in_the_first_step(settings, m
 
 
 def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data, backbone, tmp_path):
-    arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--workers", 1,
+    arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--num-workers", 1,
                  "--epochs", 500, "--batch-size", 2, "--head-widths", 16, "--embedding-size", 8]  # fmt: skip
     process, log = Script("train.py", *arguments), tmp_path / "run/log.jsonl"
     assert wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
@@ -640,7 +640,7 @@ def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data,
 @pytest.mark.parametrize("fault", [ConnectionResetError, ConnectionRefusedError, EOFError])
 def test_a_loader_process_killed_while_it_hands_a_batch_over_is_told_as_such(data, fault, monkeypatch):
     loader = make_loader(
-        find_images(data), 56, DataSettings(data), LoaderSettings(workers=0),
+        find_images(data), 56, DataSettings(data), LoaderSettings(num_workers=0),
         SynthesisSettings(), batch_size=2,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Each loss against a slow loop over pictures, labels and cells."""
+"""Each loss against a slow loop over images, labels and cells."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 from losses import ForgeryLoss
 
 
-def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_margin=0.1, balance=False):
-    """(supcon, separation, uniformity) of one picture: z (N, D), labels (N,), by loops in float64."""
+def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_margin=0.1, class_balanced=False):
+    """(supcon, separation, uniformity) of one image: z (N, D), labels (N,), by loops in float64."""
     keep = [i for i in range(len(labels)) if labels[i] >= 0]
     z, labels = z.double()[keep], labels[keep].tolist()
     anchors, of_label = [], {}
@@ -21,7 +21,7 @@ def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_mar
         terms = [-torch.log(torch.exp(z[i] @ z[p] / temperature) / denominator) for p in positives]
         anchors.append(sum(terms) / len(positives))
         of_label.setdefault(labels[i], []).append(anchors[-1])
-    if balance:
+    if class_balanced:
         anchors = [sum(values) / len(values) for values in of_label.values()]
     supcon = sum(anchors) / len(anchors) if anchors else z.sum() * 0
     groups = [z[[i for i in range(len(labels)) if labels[i] == k]] for k in sorted(set(labels))]
@@ -40,7 +40,7 @@ def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_mar
     return supcon, separation, uniformity
 
 
-def picture(kind, n=60):
+def image(kind, n=60):
     labels = torch.zeros(n, dtype=torch.int64)
     if kind == "one instance":
         labels[5:20] = 1
@@ -72,12 +72,12 @@ def unit(*shape, seed=0):
 
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_equal_the_loop(kind, balance):
-    labels = picture(kind)
+def test_value_and_gradient_equal_the_loop(kind, class_balanced):
+    labels = image(kind)
     z = unit(1, 60, 16, seed=3).requires_grad_()
-    total, terms = ForgeryLoss(balance=balance)(z, labels[None])
+    total, terms = ForgeryLoss(class_balanced=class_balanced)(z, labels[None])
     (gradient,) = torch.autograd.grad(total, z)
-    supcon, separation, uniformity = reference(z[0], labels, balance=balance)
+    supcon, separation, uniformity = reference(z[0], labels, class_balanced=class_balanced)
     assert terms["supcon"].item() == pytest.approx(supcon.item(), abs=1e-5)
     assert terms["separation"].item() == pytest.approx(separation.item(), abs=1e-5)
     assert terms["uniformity"].item() == pytest.approx(uniformity.item(), abs=1e-5)
@@ -86,8 +86,8 @@ def test_value_and_gradient_equal_the_loop(kind, balance):
     assert torch.isfinite(gradient).all()
 
 
-def test_batch_is_the_mean_over_pictures():
-    labels = torch.stack([picture(kind) for kind in KINDS])
+def test_batch_is_the_mean_over_images():
+    labels = torch.stack([image(kind) for kind in KINDS])
     z = unit(len(KINDS), 60, 16)
     total, _ = ForgeryLoss()(z, labels, num_labels=11)
     alone = [ForgeryLoss()(z[i : i + 1], labels[i : i + 1])[0] for i in range(len(KINDS))]
@@ -116,7 +116,7 @@ def test_grid_shape_and_margin_that_closes():
 
 
 def test_float32_inside_autocast():
-    z, labels = unit(2, 60, 16), torch.stack([picture("one instance")] * 2)
+    z, labels = unit(2, 60, 16), torch.stack([image("one instance")] * 2)
     plain = ForgeryLoss()(z, labels)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = ForgeryLoss()(z, labels)[0]

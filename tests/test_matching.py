@@ -68,7 +68,7 @@ def affine_map(source, target, degrees=0.0, scale=1.0, mirrored=False) -> np.nda
 
 
 def paste(image, affine, centre, radius) -> tuple[np.ndarray, np.ndarray]:
-    """Picture with a disc copied under the map, and the mask of both discs."""
+    """Image with a disc copied under the map, and the mask of both discs."""
     size = image.shape[1::-1]
     source = cv2.circle(np.zeros(image.shape[:2], np.uint8), centre, radius, 1, -1)
     target = cv2.warpAffine(source, affine, size, flags=cv2.INTER_NEAREST) > 0
@@ -147,8 +147,8 @@ def test_copy_survives_jpeg_and_brightness(degrees):
 @pytest.mark.parametrize("degrees", [0, 30, 90])
 def test_the_outline_ends_where_the_copy_does(degrees):
     """Also in a JPEG, where windows of correlation would draw it some 3 px too wide: then F1 is at most 0.86."""
-    for picture, source, target in ((camera(), (150, 150), (300, 253)), (astronaut(), (150, 150), (300, 253))):
-        image, mask = paste(picture, affine_map(source, target, degrees), source, 30)
+    for scene, source, target in ((camera(), (150, 150), (300, 253)), (astronaut(), (150, 150), (300, 253))):
+        image, mask = paste(scene, affine_map(source, target, degrees), source, 30)
         (instance,) = detect_copies(jpeg(image, 90), SETTINGS).instances
         assert f1(instance.mask, mask) > 0.88
 
@@ -185,7 +185,7 @@ def test_what_leads_out_of_a_proven_copy_is_verified_beyond_the_first_ones(monke
     """One verification, as if there were many candidates, finds one copy; the turned one is no translation of it."""
     image, mask = paste(astronaut(), affine_map((170, 110), (60, 290)), (170, 110), 40)
     image, more = paste(image, affine_map((170, 110), (300, 290), 50), (170, 110), 40)
-    settings = dataclasses.replace(SETTINGS, matching_kinds=("keypoints", "dense"), max_verified=1)
+    settings = dataclasses.replace(SETTINGS, matching_kinds=("keypoints", "dense"), max_candidates=1)
     (instance,) = detect_copies(image, settings).instances
     assert f1(instance.mask, mask | more) > 0.85
     monkeypatch.setattr(matching, "_leading_out", lambda screened, _: dataclasses.replace(screened, rank=np.empty(0)))
@@ -247,25 +247,25 @@ def test_support_counts_the_places_that_agree_in_either_direction():
 
 
 @pytest.mark.parametrize("way", range(1, 8))
-def test_turned_picture_gives_the_turned_findings_to_the_pixel(way):
+def test_turned_image_gives_the_turned_findings_to_the_pixel(way):
     image, _ = paste(astronaut()[:320], affine_map((170, 110), (60, 240), 40), (170, 110), 42)
     (plain,) = detect_copies(image, SETTINGS).instances
     (turned,) = detect_copies(apply_dihedral(image, way), SETTINGS).instances
     assert (apply_dihedral(plain.mask, way) == turned.mask).all()
     assert turned.score == plain.score
-    for instance, picture in ((plain, image), (turned, apply_dihedral(image, way))):
-        copy = instance.copies[0]  # regions and map hold in each picture's own coordinates
-        target = warp_region(copy.source, copy.affine, picture.shape[:2])
-        assert f1(target.full(picture.shape[:2]), copy.target.full(picture.shape[:2])) > 0.97
+    for instance, scene in ((plain, image), (turned, apply_dihedral(image, way))):
+        copy = instance.copies[0]  # regions and map hold in each image's own coordinates
+        target = warp_region(copy.source, copy.affine, scene.shape[:2])
+        assert f1(target.full(scene.shape[:2]), copy.target.full(scene.shape[:2])) > 0.97
         h, w = copy.source.mask.shape
-        source = picture[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
-        moved = cv2.warpAffine(picture, copy.affine, picture.shape[1::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC)
+        source = scene[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
+        moved = cv2.warpAffine(scene, copy.affine, scene.shape[1::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC)
         there = moved[copy.source.y : copy.source.y + h, copy.source.x : copy.source.x + w]
         inside = cv2.erode(copy.source.mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
         assert np.abs(source[inside].astype(float) - there[inside]).mean() < 8
 
 
-def test_a_symmetrical_middle_does_not_decide_how_a_picture_is_searched():
+def test_a_symmetrical_middle_does_not_decide_how_a_image_is_searched():
     image = np.zeros((700, 900, 3), np.uint8)
     image[5, 9] = 200
     for way in range(8):
@@ -279,7 +279,7 @@ def test_a_symmetrical_middle_does_not_decide_how_a_picture_is_searched():
 def test_nothing_is_found_in(name):
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:256, :256]
-    pictures = {
+    images = {
         "black": np.zeros((256, 256)),
         "white": np.full((256, 256), 255),
         "noise": rng.integers(0, 256, (256, 256)),
@@ -288,7 +288,7 @@ def test_nothing_is_found_in(name):
         "tiles": np.tile(rng.integers(0, 256, (32, 32)), (8, 8)) + rng.normal(0, 3, x.shape),
         "text": np.full((256, 256), 255.0),
     }
-    image = np.clip(pictures[name], 0, 255).astype(np.uint8)
+    image = np.clip(images[name], 0, 255).astype(np.uint8)
     if name == "text":
         for row in range(20, 250, 24):
             cv2.putText(image, "abba banana 0101", (4, row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 0, 2, cv2.LINE_AA)
@@ -298,7 +298,7 @@ def test_nothing_is_found_in(name):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5, 7), (24, 24)])
-def test_tiny_pictures_end_with_nothing(shape):
+def test_tiny_images_end_with_nothing(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     assert detect_copies(image, SETTINGS).instances == ()
 
@@ -309,11 +309,11 @@ def test_authentic_photographs_give_nothing():
 
 
 def test_time_budget_is_kept_and_said():
-    found = detect_copies(camera(), dataclasses.replace(SETTINGS, seconds_per_image=1e-6))
+    found = detect_copies(camera(), dataclasses.replace(SETTINGS, search_budget=1e-6))
     assert not found.complete
 
 
-def test_the_time_budget_of_a_picture_does_not_pay_for_compiling():
+def test_the_time_budget_of_a_image_does_not_pay_for_compiling():
     code = """
 import numba.core.registry, numpy, skimage.data
 import alignment, candidates, config, exact, matching
@@ -347,31 +347,31 @@ def test_proposed_region_goes_through_the_same_proof():
 def test_fewer_false_alarms_ask_for_a_higher_score():
     scores = [score_threshold(share) for share in (0.001, 0.01, 0.1, 1.0)]
     assert scores == sorted(scores, reverse=True)
-    with pytest.raises(InputError, match="max_false_alarms"):
+    with pytest.raises(InputError, match="target_fpr"):
         score_threshold(0.0)
 
 
 def test_calibration_is_written_as_it_was_fitted(monkeypatch):
     rng = np.random.default_rng(4)
-    pictures = []
+    images = []
     for _ in range(40):
         labels = rng.random(12) < 0.2
         facts = rng.normal(0, 1, (12, len(FEATURES))) + labels[:, None] * 0.8
         named = [dict(zip(FEATURES, row.tolist(), strict=True)) for row in facts]
-        pictures.append([(fact, int(label)) for fact, label in zip(named, labels, strict=True)])
-    content = fit(pictures)
+        images.append([(fact, int(label)) for fact, label in zip(named, labels, strict=True)])
+    content = fit(images)
     monkeypatch.setattr(matching, "_calibration", lambda: content)
     _trees.cache_clear()
-    scores = np.array([calibrated_score(fact) for picture in pictures for fact, _ in picture])
+    scores = np.array([calibrated_score(fact) for image in images for fact, _ in image])
     _trees.cache_clear()
 
     # The library's own answer, from a model fitted on the same.
-    x = np.array([[fact[name] for name in FEATURES] for picture in pictures for fact, _ in picture])
-    y = np.array([label for picture in pictures for _, label in picture])
+    x = np.array([[fact[name] for name in FEATURES] for image in images for fact, _ in image])
+    y = np.array([label for image in images for _, label in image])
     model = untrained_model().fit(x, y)
     assert scores == pytest.approx(model.predict_proba(x)[:, 1], abs=2e-3)
     assert scores[y == 1].mean() > 0.5 > scores[y == 0].mean()
-    # One picture in a hundred: with 40 pictures that is beyond the sample, so no false candidate passes.
+    # One image in a hundred: with 40 images that is beyond the sample, so no false candidate passes.
     odds = dict(map(tuple, content["thresholds"]))
     assert odds[0.001] > odds[0.01] > odds[0.1]
 
@@ -410,7 +410,7 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
     grain = [1.0, upright + 0.01, upright - 0.01, turned + 0.01, 0.9]
     margin = [0.4, 0.3, 0.3, 0.3, 0.4 * upright - 0.01]  # the last one leads too little
     alike = {"residual": 0.0, "noise": 0.0}
-    facts = [{"grain_core": g, "fine_margin": m} | alike for g, m in zip(grain, margin, strict=True)]
+    facts = [{"grain_ncc_p80": g, "fine_margin": m} | alike for g, m in zip(grain, margin, strict=True)]
     assert suppress_repeats(range(5), copies, facts) == [0, 1, 3]  # a turned copy has lost some grain
     facts[1]["residual"] = BESIDE_RESIDUAL + 0.01  # it differs more than three times as much
     assert suppress_repeats(range(5), copies, facts) == [0, 3]
@@ -418,26 +418,26 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
     # A further copy of the best one's content may share less than another content may.
     copies[2] = copy("dense", 0)
     assert suppress_repeats(range(5), copies, facts) == [0, 1, 2, 3]
-    facts[2] = {"grain_core": BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
+    facts[2] = {"grain_ncc_p80": BESIDE_SAME - 0.01, "fine_margin": 0.3} | alike
     assert suppress_repeats(range(5), copies, facts) == [0, 1, 3]
     # Beside a bit-identical copy (grain 2.65) what differs much needs as much grain as an upright copy, of any content.
     copies[0], facts[0] = copy("exact", 0), {}
     for k in (1, 2, 3, 4):
-        facts[k] = {"grain_core": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0, "residual": 5.0}
-    facts[3]["grain_core"] = 2.64 * upright
+        facts[k] = {"grain_ncc_p80": 2.66 * turned, "fine_margin": 0.3, "noise": 0.0, "residual": 5.0}
+    facts[3]["grain_ncc_p80"] = 2.64 * upright
     copies[2] = copy("dense", 0)
     assert suppress_repeats(range(5), copies, facts) == [0]
-    facts[3]["grain_core"] = 2.66 * upright
+    facts[3]["grain_ncc_p80"] = 2.66 * upright
     assert suppress_repeats(range(5), copies, facts) == [0, 3]
     # It may share less where it was turned and is of the identical content, or hardly differs otherwise.
-    copies[3], facts[3]["grain_core"] = copy("dense", 30), 2.66 * turned
+    copies[3], facts[3]["grain_ncc_p80"] = copy("dense", 30), 2.66 * turned
     copies[4] = copy("dense", 30, 100)
     for k, most in ((1, ALTERED_RESIDUAL[0]), (4, ALTERED_RESIDUAL[1])):  # upright, turned
         for residual, kept in ((most - 0.01, sorted([0, k, 3])), (most + 0.01, [0, 3])):
             facts[k]["residual"] = math.log(residual)
             assert suppress_repeats(range(5), copies, facts) == kept
     for k in (1, 2, 3, 4):
-        facts[k] = {"grain_core": 1.0, "fine_margin": 0.3, "noise": 0.0, "residual": 0.0}
+        facts[k] = {"grain_ncc_p80": 1.0, "fine_margin": 0.3, "noise": 0.0, "residual": 0.0}
     copies[3] = copy("dense", 30, 100)
     # One on the grid of JPEG blocks is identical for having been rounded alike: the others are measured by themselves.
     copies[0] = dataclasses.replace(copies[0], affine=np.array([[1.0, 0, 48], [0, 1, 24]]))
@@ -521,7 +521,7 @@ def test_what_shares_a_region_with_a_copy_on_the_grid_measures_the_others():
 
     copies = [copy(0, 80), copy(50, 43), copy(0, 101)]  # on the grid; another content; the first one's content again
     shares = ((2.5, 0.7), (1.3, 0.2), (0.7, 0.4))
-    facts = [{"grain_core": grain, "fine_margin": margin, "residual": 0.0} for grain, margin in shares]
+    facts = [{"grain_ncc_p80": grain, "fine_margin": margin, "residual": 0.0} for grain, margin in shares]
     assert copy_on_jpeg_grid(copies[0])
     assert suppress_repeats(range(3), copies, facts) == [0, 2]
     assert suppress_repeats([1, 2], copies, facts) == [1]  # without it the other content is best
@@ -547,7 +547,7 @@ def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place(
     assert abs(ncc_margin(edge, edge, seen, 9, 3, 1)) < 0.01
 
 
-def test_wrong_pictures_are_refused():
+def test_wrong_images_are_refused():
     with pytest.raises(ValueError, match="uint8"):
         detect_copies(np.zeros((50, 50), np.uint8), SETTINGS)
 
@@ -603,35 +603,35 @@ def test_rotation_is_read_from_the_map():
 @pytest.mark.parametrize("gap", [5, 12, 40])
 @pytest.mark.parametrize("flip", [np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=["mirrored", "half turn"])
 def test_an_exact_copy_beside_its_source_is_told_from_a_symmetrical_thing(flip, gap):
-    picture = np.random.default_rng(11).integers(0, 256, (160, 200, 3), dtype=np.uint8)
-    source = picture[60:100, 40:80].copy()
+    image = np.random.default_rng(11).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    source = image[60:100, 40:80].copy()
     left = 80 + gap
-    picture[60:100, left : left + 40] = source[flip]
-    (found,) = find_exact_blocks(picture)
+    image[60:100, left : left + 40] = source[flip]
+    (found,) = find_exact_blocks(image)
     assert (found.x, found.y, found.mask.shape, found.mask.sum()) == (40, 60, (40, 40), 1600)
-    picture[:, 80:] = np.random.default_rng(12).integers(0, 256, (160, 120, 3), dtype=np.uint8)
-    picture[60:100, 80:120] = source[flip]  # no gap: one thing, and its own mirror image
-    assert find_exact_blocks(picture) == []
+    image[:, 80:] = np.random.default_rng(12).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    image[60:100, 80:120] = source[flip]  # no gap: one thing, and its own mirror image
+    assert find_exact_blocks(image) == []
 
 
 def test_exact_copies_in_the_dark_where_there_are_few_grey_levels():
     rng = np.random.default_rng(5)
     levels = np.repeat(rng.integers(4, 8, (200, 150)), 2, axis=1).astype(np.uint8)  # half of the pixels equal the next
-    picture = np.repeat(levels[..., None], 3, axis=2)
-    assert find_exact_blocks(picture) == []
-    picture[100:150, 200:260] = picture[20:70, 31:91]
-    (found,) = find_exact_blocks(picture)
+    image = np.repeat(levels[..., None], 3, axis=2)
+    assert find_exact_blocks(image) == []
+    image[100:150, 200:260] = image[20:70, 31:91]
+    (found,) = find_exact_blocks(image)
     assert found.affine.tolist() == [[1, 0, 169], [0, 1, 80]]
     assert found.mask.sum() == pytest.approx(50 * 60, rel=0.05)
 
 
-def shaded_copy(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picture with a square of 44 px copied by (150, 90), its contrast and shading changed; mask of both squares."""
+def shaded_copy(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image with a square of 44 px copied by (150, 90), its contrast and shading changed; mask of both squares."""
     y, x = np.mgrid[:44, :44]
-    shading = 0.9 * picture[200:244, 60:104] + (10 + 0.6 * x - 0.4 * y)[..., None]
-    out = picture.copy()
+    shading = 0.9 * image[200:244, 60:104] + (10 + 0.6 * x - 0.4 * y)[..., None]
+    out = image.copy()
     out[290:334, 210:254] = np.clip(np.rint(shading), 0, 255)
-    mask = np.zeros(picture.shape[:2], bool)
+    mask = np.zeros(image.shape[:2], bool)
     mask[200:244, 60:104] = mask[290:334, 210:254] = True
     return out, mask
 
@@ -645,8 +645,8 @@ def textured() -> np.ndarray:
 
 
 def test_exactness_against_the_formula():
-    picture, _ = shaded_copy(textured())
-    canvas = compute_features(picture)
+    image, _ = shaded_copy(textured())
+    canvas = compute_features(image)
     ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
 
@@ -676,36 +676,36 @@ def test_exactness_against_the_formula():
 
 
 def test_a_shaded_copy_is_found_to_the_pixel():
-    picture, mask = shaded_copy(textured())
-    assert find_exact_blocks(picture) == []
-    (instance,) = detect_copies(picture, SETTINGS).instances
+    image, mask = shaded_copy(textured())
+    assert find_exact_blocks(image) == []
+    (instance,) = detect_copies(image, SETTINGS).instances
     assert instance.copies[0].affine.round(6).tolist() in ([[1, 0, 150], [0, 1, 90]], [[1, 0, -150], [0, 1, -90]])
     assert f1(instance.mask, mask) > 0.9
 
 
-def test_equal_arrows_and_letters_on_a_picture_are_no_copies():
-    picture = textured()
+def test_equal_arrows_and_letters_on_a_image_are_no_copies():
+    image = textured()
     for x, y in ((40, 60), (200, 90), (90, 250), (230, 300)):
-        cv2.arrowedLine(picture, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
-        cv2.putText(picture, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
-    assert detect_copies(picture, SETTINGS).instances == ()
+        cv2.arrowedLine(image, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
+        cv2.putText(image, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
+    assert detect_copies(image, SETTINGS).instances == ()
 
 
 def test_equal_arrows_are_not_exact_by_their_black_and_white():
     rng = np.random.default_rng(4)
-    picture = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
+    image = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
     for x in (30, 130):
-        cv2.arrowedLine(picture, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
-    canvas = compute_features(picture)
-    assert np.isnan(canvas.rough[picture[..., 0] == 255]).all()
+        cv2.arrowedLine(image, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
+    canvas = compute_features(image)
+    assert np.isnan(canvas.rough[image[..., 0] == 255]).all()
     place = np.array([[[1.0, 0, 100], [0, 1, 0]]])
     *_, values = screen_candidates(canvas, place, np.array([[36.0, 57.0]]), np.array([12.0]))
     assert values[0, 0] > 0.9 and values[0, 2] < NEAR_EXACT
 
 
 def test_what_is_identical_at_many_places_is_a_pattern():
-    picture, _ = shaded_copy(textured())
-    canvas = compute_features(picture)
+    image, _ = shaded_copy(textured())
+    canvas = compute_features(image)
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
     evidence = measure_pair(canvas, grow_region(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25))
     assert evidence.exactness > NEAR_EXACT
@@ -737,7 +737,7 @@ def outlined(canvas, *copies) -> SearchState:
         source = region_of_mask(mask, 0, 0)
         target = warp_region(source, affine, canvas.shape)
         evidence = measure_pair(canvas, region_from_mask(affine, mask))
-        search.copies.append(Copy("dense", affine, 1, evidence.local, score, source, target))
+        search.copies.append(Copy("dense", affine, 1, evidence.local_ncc, score, source, target))
         search.evidence.append(feature_vector(evidence, 1, 1, 0.3, canvas.noise))
     return search
 
@@ -749,8 +749,8 @@ def disc(canvas, x, y, radius) -> np.ndarray:
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one(inverse):
     first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
-    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
-    canvas = compute_features(picture)
+    image = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
+    canvas = compute_features(image)
     places = [(100, 120), (120, 300)]
     if inverse:  # the better one's outline lies in the copy's target
         second, places = invert_affine(second), places[::-1]
@@ -759,7 +759,7 @@ def test_a_copy_that_grew_too_far_is_cut_to_the_outline_of_a_better_one(inverse)
     share_outlines(search)
     for region, place in zip((search.copies[1].source, search.copies[1].target), places, strict=True):
         assert f1(region.full(canvas.shape), disc(canvas, *place, 27)) > 0.95
-    assert search.evidence[1]["fine"] > before["fine"] + 0.1
+    assert search.evidence[1]["fine_ncc"] > before["fine_ncc"] + 0.1
     assert f1(search.copies[0].source.full(canvas.shape), disc(canvas, 100, 120, 27)) == 1
 
 
@@ -770,15 +770,15 @@ def test_a_copy_is_not_cut_to_the_part_of_it_that_is_richest_in_structure():
     strength = np.where((x - 100) ** 2 + (y - 120) ** 2 < 20**2, 60, 14)
     grey = 120 + strength * grain
     first, second = affine_map((100, 120), (290, 140)), affine_map((100, 120), (130, 300))
-    picture = np.repeat(grey[..., None], 3, axis=2)
+    image = np.repeat(grey[..., None], 3, axis=2)
     for affine in (first, second):
-        picture = paste(picture, affine, (100, 120), 48)[0]
-    picture = picture + rng.normal(0, 2, (400, 400, 1))
-    canvas = compute_features(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+        image = paste(image, affine, (100, 120), 48)[0]
+    image = image + rng.normal(0, 2, (400, 400, 1))
+    canvas = compute_features(np.clip(np.rint(image), 0, 255).astype(np.uint8))
     rich, whole = disc(canvas, 100, 120, 18), disc(canvas, 100, 120, 46)
     search = outlined(canvas, (first, rich, 0.99), (second, whole, 0.98))
     inside = outlined(canvas, (second, rich, 0.99)).evidence[0]
-    assert inside["fine"] > search.evidence[1]["fine"] + MIN_BETTER
+    assert inside["fine_ncc"] > search.evidence[1]["fine_ncc"] + MIN_BETTER
     before = search.copies[1]
     share_outlines(search)
     assert search.copies[1] is before
@@ -786,8 +786,8 @@ def test_a_copy_is_not_cut_to_the_part_of_it_that_is_richest_in_structure():
 
 def test_a_copy_is_not_cut_where_it_agrees_no_better():
     first, second = affine_map((100, 120), (250, 150)), affine_map((100, 120), (120, 300))
-    picture = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
-    canvas = compute_features(picture)
+    image = jpeg(paste(paste(astronaut(), first, (100, 120), 28)[0], second, (100, 120), 28)[0], 92)
+    canvas = compute_features(image)
     search = outlined(canvas, (first, disc(canvas, 100, 120, 20), 0.99), (second, disc(canvas, 100, 120, 27), 0.98))
     before = search.copies[1]
     share_outlines(search)

@@ -50,7 +50,7 @@ def test_object_f1_case_by_case(case, predicted, true, expected):
 
 @pytest.mark.parametrize(
     ("truth", "mean"),
-    # F1 = 2 * 102 / (102 + 103); one of two instances found. Two other pictures of the set are exact.
+    # F1 = 2 * 102 / (102 + 103); one of two instances found. Two other images of the set are exact.
     [("[101, 103]", 0.99837), ("[101, 102];[300, 100]", 0.83333)],
 )
 def test_worked_values_of_the_competition(truth, mean):
@@ -127,14 +127,14 @@ def test_malformed_annotations_are_refused(text):
 
 def test_summary_by_hand():
     records = [
-        m.score_picture("a", NONE, NONE, 0.0, 0.1),
-        m.score_picture("b", bars(A), NONE, 0.7, 0.1),
-        m.score_picture("c", bars((0, 3)), bars(A), 0.9, 0.1),
-        m.score_picture("d", NONE, bars(A), 0.1, 0.1),
+        m.score_image("a", NONE, NONE, 0.0, 0.1),
+        m.score_image("b", bars(A), NONE, 0.7, 0.1),
+        m.score_image("c", bars((0, 3)), bars(A), 0.9, 0.1),
+        m.score_image("d", NONE, bars(A), 0.1, 0.1),
     ]
     table = m.summarize(records)
     assert table["of1"]["value"] == pytest.approx((1 + 0 + 0.8 + 0) / 4)
-    assert table["of1_forged"]["value"] == pytest.approx(0.4) and table["of1_forged"]["pictures"] == 2
+    assert table["of1_forged"]["value"] == pytest.approx(0.4) and table["of1_forged"]["images"] == 2
     assert table["false_alarms"]["value"] == 0.5 and table["found"]["value"] == 0.5
     assert table["pixel_f1"]["value"] == pytest.approx(0.4)
     assert table["pixel_precision"]["value"] == pytest.approx((8 / 12 + 0) / 2)
@@ -142,4 +142,4 @@ def test_summary_by_hand():
     assert table["of1"]["low"] <= table["of1"]["value"] <= table["of1"]["high"]
     assert m.summarize(records) == table  # the bootstrap is seeded
     assert "false_alarms" not in m.summarize(records[2:])
-    assert "oF1, all pictures" in m.format_table(table)
+    assert "oF1, all images" in m.format_table(table)

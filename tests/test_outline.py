@@ -72,7 +72,7 @@ def test_the_fine_structure_is_the_one_that_the_evidence_compares():
     assert np.allclose(seen[1][inside], canvas.grain[inside], atol=0.02)
 
 
-def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_picture():
+def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_image():
     affine = affine_map((60, 50), (180, 140), degrees=90)
     image, _ = paste(textured(220, 260), affine, (60, 50), 24)
     canvas = compute_features(image)
@@ -132,9 +132,9 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
     for seed, name in enumerate(("a", "b", "c", "ca", "d")):  # two groups, of which one is held out
         cv2.imwrite(str(tmp_path / f"{name}.png"), textured(160, 180, seed=seed))
     made = tmp_path / "made"
-    main(SynthesizeSettings(authentic=tmp_path, out=made, count=12, workers=1, synthesis=PLAIN))
+    main(SynthesizeSettings(authentic=tmp_path, out=made, count=12, num_workers=1, synthesis=PLAIN))
     monkeypatch.setattr(train_outline, "HELD_OUT", 2)
-    settings = OutlineSettings(data=(made,), out=tmp_path / "net.onnx", epochs=1, workers=1)
+    settings = OutlineSettings(data=(made,), out=tmp_path / "net.onnx", epochs=1, num_workers=1)
     taught, network_of = [], OutlineNet
     monkeypatch.setattr(train_outline, "OutlineNet", lambda: taught.append(network_of()) or taught[-1])
     main(settings)
@@ -161,7 +161,7 @@ def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch,
 
 
 def forgery(folder, degrees=0.0, scale=1.0, side=40, shown=1.0):
-    """A picture of synthesis.py's layout with one square copied, of whose copy only a share on the left is true."""
+    """An image of synthesis.py's layout with one square copied, of whose copy only a share on the left is true."""
     affine = affine_map((80, 80), (230, 210), degrees, scale)
     image = textured(300, 320)
     source, target = np.zeros((2, 300, 320), bool)
@@ -217,7 +217,7 @@ def test_a_large_copy_gives_windows_that_count_as_one(tmp_path):
     assert [window.weight for window in windows] == [1 / len(windows)] * len(windows)
 
 
-def test_some_pictures_are_degraded_before_they_are_looked_at(tmp_path, monkeypatch):
+def test_some_images_are_degraded_before_they_are_looked_at(tmp_path, monkeypatch):
     path, found = forgery(tmp_path), []
     for share in (0.0, 1.0):
         monkeypatch.setattr(train_outline, "DEGRADED", share)
@@ -248,10 +248,10 @@ def test_a_loss_that_is_not_finite_ends_the_teaching_and_writes_nothing(tmp_path
     assert not settings.out.exists()
 
 
-@pytest.mark.parametrize("picture", [camera, astronaut])
-def test_a_poor_outline_is_drawn_anew(picture):
+@pytest.mark.parametrize("image", [camera, astronaut])
+def test_a_poor_outline_is_drawn_anew(scene):
     affine = affine_map((150, 140), (270, 250), degrees=25, scale=1.1)
-    image, _ = paste(picture(), affine, (150, 140), 36)
+    image, _ = paste(scene(), affine, (150, 140), 36)
     canvas = compute_features(image)
     true = cv2.circle(np.zeros(canvas.shape, np.uint8), (150, 140), 36, 1, -1) > 0
     poor = cv2.circle(np.zeros(canvas.shape, np.uint8), (148, 143), 29, 1, -1) > 0
@@ -361,7 +361,7 @@ def test_findings_come_with_drawn_outlines_and_copies_as_they_were_proven(monkey
 
 
 @pytest.mark.parametrize("way", range(8))
-def test_drawn_outlines_lie_where_the_picture_was_turned_to(way):
+def test_drawn_outlines_lie_where_the_image_was_turned_to(way):
     image, _ = paste(astronaut(), affine_map((120, 110), (260, 270), degrees=40), (120, 110), 30)
     found = detect_copies(apply_dihedral(image, way), SETTINGS)
     shape = found.instances[0].mask.shape

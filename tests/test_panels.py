@@ -88,7 +88,7 @@ def test_a_panel_beside_two_in_a_column_over_a_wide_one():
 
 
 @pytest.mark.parametrize("name", ["camera", "moon", "coins", "text", "page", "cell"])
-def test_a_picture_of_one_panel_has_no_gutters(name):
+def test_a_image_of_one_panel_has_no_gutters(name):
     assert not find_gutters(getattr(skimage.data, name)()).any()
 
 
@@ -123,12 +123,12 @@ def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
     panels = [cells(k) for k in range(16)]
     panels[4] = panels[0]
     grey, gutters = figure(panels, 4, 5, 255)
-    picture = np.repeat(jpeg(grey, 80)[..., None], 3, axis=2)
+    image = np.repeat(jpeg(grey, 80)[..., None], 3, axis=2)
     truth = np.zeros(grey.shape, bool)
     truth[5:79, 5:61] = truth[84:158, 5:61] = True
-    (instance,) = detect_copies(picture, MatchingSettings()).instances
+    (instance,) = detect_copies(image, MatchingSettings()).instances
     assert 2 * (instance.mask & truth).sum() > 0.85 * (instance.mask.sum() + truth.sum())
     assert (instance.mask & gutters).sum() < 0.02 * instance.mask.sum()
     # The gutters of equal rows agree as well: a region that may grow across them is the whole figure's.
     monkeypatch.setattr(alignment, "find_gutters", lambda grey: np.zeros(grey.shape, bool))
-    assert not detect_copies(picture, MatchingSettings()).instances
+    assert not detect_copies(image, MatchingSettings()).instances

@@ -51,7 +51,7 @@ def load(settings: PredictSettings):
     return detect_red
 
 
-def write_picture(path: Path, squares=(), corner=(200, 200, 200), size=(40, 60)) -> Path:
+def write_image(path: Path, squares=(), corner=(200, 200, 200), size=(40, 60)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.full((*size, 3), 200, np.uint8)
     for x, y in squares:
@@ -66,12 +66,12 @@ def lines_of(out: Path) -> list[dict]:
 
 
 def run_in(out: Path, *paths: Path, **changes) -> int:
-    return predict.main(PredictSettings(paths=paths, out=out, **{"workers": 0} | changes), load)
+    return predict.main(PredictSettings(paths=paths, out=out, **{"num_workers": 0} | changes), load)
 
 
 def test_lines_masks_submission_and_page(tmp_path):
-    write_picture(tmp_path / "in/a.png", squares=[(5, 10), (40, 20)])
-    write_picture(tmp_path / "in/deeper/b.png")
+    write_image(tmp_path / "in/a.png", squares=[(5, 10), (40, 20)])
+    write_image(tmp_path / "in/deeper/b.png")
     status = run_in(tmp_path / "out", tmp_path / "in")
     found, nothing = lines_of(tmp_path / "out")
     assert status == 3
@@ -102,7 +102,7 @@ def test_overlapping_instances_better_one_stands():
     "found, broken, status", [(False, False, 0), (True, False, 3), (False, True, 4), (True, True, 5)]
 )
 def test_exit_status(tmp_path, found, broken, status):
-    write_picture(tmp_path / "in/a.png", squares=[(5, 10), (40, 20)] if found else [])
+    write_image(tmp_path / "in/a.png", squares=[(5, 10), (40, 20)] if found else [])
     if broken:
         (tmp_path / "in/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
     assert run_in(tmp_path / "out", tmp_path / "in") == status
@@ -117,7 +117,7 @@ def test_unreadable_file_is_recorded_with_its_reason(tmp_path):
 
 def test_a_name_that_is_not_utf8_goes_all_the_way(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\n'.png"
-    os.rename(write_picture(tmp_path / "a.png", squares=[(5, 10), (40, 20)]), path)
+    os.rename(write_image(tmp_path / "a.png", squares=[(5, 10), (40, 20)]), path)
     assert run_in(tmp_path / "out", Path(os.fsdecode(path))) == 3
     (line,) = lines_of(tmp_path / "out")
     assert os.fsencode(line["path"]) == path and (tmp_path / "out" / line["mask"]).exists()
@@ -125,7 +125,7 @@ def test_a_name_that_is_not_utf8_goes_all_the_way(tmp_path):
 
 def test_equal_names_in_two_folders_stay_apart(tmp_path):
     for folder in ("x", "y"):
-        write_picture(tmp_path / folder / "same.png", squares=[(5, 10), (40, 20)])
+        write_image(tmp_path / folder / "same.png", squares=[(5, 10), (40, 20)])
     run_in(tmp_path / "out", tmp_path / "x", tmp_path / "y")
     lines = lines_of(tmp_path / "out")
     assert len({line["mask"] for line in lines}) == 2
@@ -134,12 +134,12 @@ def test_equal_names_in_two_folders_stay_apart(tmp_path):
 
 
 def test_inputs_folders_globs_and_what_is_left_out(tmp_path):
-    a = write_picture(tmp_path / "in/a.png")
-    b = write_picture(tmp_path / "in/sub/B.PNG")
-    write_picture(tmp_path / "in/.hidden.png")
-    write_picture(tmp_path / "in/out/masks/m.png")
-    literal = write_picture(tmp_path / "in/c[1].png")
-    (tmp_path / "in/notes.txt").write_text("no picture")
+    a = write_image(tmp_path / "in/a.png")
+    b = write_image(tmp_path / "in/sub/B.PNG")
+    write_image(tmp_path / "in/.hidden.png")
+    write_image(tmp_path / "in/out/masks/m.png")
+    literal = write_image(tmp_path / "in/c[1].png")
+    (tmp_path / "in/notes.txt").write_text("no image")
     (tmp_path / "in/folder.png").mkdir()
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
     os.mkfifo(tmp_path / "in/pipe.png")
@@ -171,7 +171,7 @@ def test_a_pipe_given_by_name_does_not_block(tmp_path):
 
 def test_resume_redoes_the_torn_line_and_only_that(tmp_path, monkeypatch):
     for name in "abc":
-        write_picture(tmp_path / f"in/{name}.png", squares=[(5, 10), (40, 20)])
+        write_image(tmp_path / f"in/{name}.png", squares=[(5, 10), (40, 20)])
     run_in(tmp_path / "out", tmp_path / "in")
     path = tmp_path / "out/predictions.jsonl"
     whole = path.read_bytes()
@@ -195,7 +195,7 @@ def test_torn_line_is_cut_off_also_beyond_one_block(tmp_path):
 
 
 def test_resume_refuses_other_settings_and_missing_runs(tmp_path):
-    write_picture(tmp_path / "in/a.png")
+    write_image(tmp_path / "in/a.png")
     with pytest.raises(InputError, match="no run in"):
         run_in(tmp_path / "out", tmp_path / "in", resume=True)
     run_in(tmp_path / "out", tmp_path / "in")
@@ -203,7 +203,7 @@ def test_resume_refuses_other_settings_and_missing_runs(tmp_path):
         run_in(tmp_path / "out", tmp_path / "in")
     with pytest.raises(InputError, match="--max-megapixels"):
         run_in(tmp_path / "out", tmp_path / "in", resume=True, max_megapixels=1.0)
-    assert run_in(tmp_path / "out", tmp_path / "in", resume=True, workers=1) == 0
+    assert run_in(tmp_path / "out", tmp_path / "in", resume=True, num_workers=1) == 0
 
 
 def test_damaged_line_in_the_middle_is_named(tmp_path):
@@ -226,13 +226,13 @@ def test_parts_of_all_ranks_become_one_file_without_doubles(tmp_path):
 # Processes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dying_a_failing_and_a_hanging_picture_cost_themselves_alone(tmp_path):
+def test_a_dying_a_failing_and_a_hanging_image_cost_themselves_alone(tmp_path):
     for i in range(6):
-        write_picture(tmp_path / f"in/good{i}.png", squares=[(5, 10), (40, 20)])
-    write_picture(tmp_path / "in/dies.png", corner=(1, 2, 3))
-    write_picture(tmp_path / "in/fails.png", corner=(1, 2, 4))
-    write_picture(tmp_path / "in/hangs.png", corner=(1, 2, 5))
-    status = run_in(tmp_path / "out", tmp_path / "in", workers=2, picture_seconds=6.0)
+        write_image(tmp_path / f"in/good{i}.png", squares=[(5, 10), (40, 20)])
+    write_image(tmp_path / "in/dies.png", corner=(1, 2, 3))
+    write_image(tmp_path / "in/fails.png", corner=(1, 2, 4))
+    write_image(tmp_path / "in/hangs.png", corner=(1, 2, 5))
+    status = run_in(tmp_path / "out", tmp_path / "in", num_workers=2, image_timeout=6.0)
     errors = {Path(line["path"]).stem: line.get("error", "") for line in lines_of(tmp_path / "out")}
     assert status == 5 and len(errors) == 9
     assert "memory" in errors["dies"]
@@ -242,7 +242,7 @@ def test_a_dying_a_failing_and_a_hanging_picture_cost_themselves_alone(tmp_path)
 
 
 def test_jobs_added_while_running_are_taken(tmp_path):
-    a, b = (write_picture(tmp_path / f"{name}.png") for name in "ab")
+    a, b = (write_image(tmp_path / f"{name}.png") for name in "ab")
     queue = deque([Job(str(a))])
     seen = []
     for job, _ in predict.examine_all(queue, PredictSettings(paths=(), out=tmp_path / "out"), load, 1):
@@ -266,13 +266,13 @@ def load(settings):
 
 if __name__ == "__main__":
     source, out, resume = sys.argv[1:]
-    settings = PredictSettings(paths=(Path(source),), out=Path(out), workers=2, resume=resume == "resume")
+    settings = PredictSettings(paths=(Path(source),), out=Path(out), num_workers=2, resume=resume == "resume")
     sys.exit(predict.main(settings, load))
 """
 
 
-def test_killed_run_goes_on_with_every_picture_exactly_once(tmp_path):
-    expected = sorted(str(write_picture(tmp_path / f"in/{i}.png", [(5, 10), (40, 20)])) for i in range(40))
+def test_killed_run_goes_on_with_every_image_exactly_once(tmp_path):
+    expected = sorted(str(write_image(tmp_path / f"in/{i}.png", [(5, 10), (40, 20)])) for i in range(40))
     script, out = tmp_path / "slow.py", tmp_path / "out"
     script.write_text(SLOW_RUN)
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -295,10 +295,10 @@ def test_killed_run_goes_on_with_every_picture_exactly_once(tmp_path):
     assert 3 <= before < 40
     resumed = start("resume")
     printed = resumed.communicate(timeout=120)[0].decode()
-    assert resumed.returncode == 3 and "40 pictures: 40 with findings" in printed
+    assert resumed.returncode == 3 and "40 images: 40 with findings" in printed
     assert [line["path"] for line in lines_of(out)] == expected
     assert len(list((out / "masks").iterdir())) == 40
-    assert len(list((out / "report/pictures").iterdir())) == 40
+    assert len(list((out / "report/images").iterdir())) == 40
 
 
 # PDF --------------------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def put_image(document, page, image, x, y, width, height):
 
 @pytest.fixture
 def paper(tmp_path):
-    """Page 1: one picture. Page 2: two halves of a figure side by side, an icon, and a picture below."""
+    """Page 1: one image. Page 2: two halves of a figure side by side, an icon, and an image below."""
     import pypdfium2
 
     rng = np.random.default_rng(0)
@@ -342,7 +342,7 @@ def test_figures_of_a_pdf(paper):
 
     path, left, right, below = paper
     figures = find_figures(path)
-    # From the upper left corner: the first picture's top is 500 - (300 + 90) = 110 points down.
+    # From the upper left corner: the first image's top is 500 - (300 + 90) = 110 points down.
     assert [(f.page, f.figure, f.box) for f in figures] == [
         (1, 1, (50.0, 110.0, 170.0, 200.0)),
         (2, 1, (40.0, 100.0, 200.0, 200.0)),
@@ -392,14 +392,14 @@ def test_help_documents_the_exit_status_and_bad_usage_is_one_line(tmp_path):
     unknown = call("a.png", "--out", tmp_path, "--nonsense", "1")
     assert unknown.returncode == 2 and "nonsense" in unknown.stderr
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    too_many = call(tmp_path / "a.png", "--out", tmp_path / "out", "--max-false-alarms", "2")
-    assert too_many.returncode == 2 and "max_false_alarms is 2.0" in too_many.stderr
+    too_many = call(tmp_path / "a.png", "--out", tmp_path / "out", "--target-fpr", "2")
+    assert too_many.returncode == 2 and "target_fpr is 2.0" in too_many.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
 def copied(tmp_path):
-    """Three pictures of noise; in the first one a block of 48 x 48 pixels stands twice."""
+    """Three images of noise; in the first one a block of 48 x 48 pixels stands twice."""
     rng = np.random.default_rng(0)
     for name in "abc":
         image = cv2.GaussianBlur(rng.integers(0, 256, (160, 200, 3), dtype=np.uint8), (0, 0), 1)
@@ -417,7 +417,16 @@ def test_pixel_evidence_needs_no_torch(tmp_path, copied):
         "assert 'torch' not in sys.modules\n"
         "sys.exit(status)"
     )
-    arguments = [copied, "--out", tmp_path / "out", "--evidence-only", "--matching-kinds", "exact", "--workers", "0"]
+    arguments = [
+        copied,
+        "--out",
+        tmp_path / "out",
+        "--evidence-only",
+        "--matching-kinds",
+        "exact",
+        "--num-workers",
+        "0",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     found, *others = lines_of(tmp_path / "out")
@@ -427,9 +436,9 @@ def test_pixel_evidence_needs_no_torch(tmp_path, copied):
     assert np.abs(np.array(evidence["affine"])[:, 2]).tolist() == [90, 70]
 
 
-def test_ranks_share_the_pictures_and_the_first_one_merges(tmp_path, copied):
+def test_ranks_share_the_images_and_the_first_one_merges(tmp_path, copied):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "predict.py"]
-    options = ["--evidence-only", "--matching-kinds", "exact", "--workers", "0"]
+    options = ["--evidence-only", "--matching-kinds", "exact", "--num-workers", "0"]
     both = subprocess.run(
         [*command, str(copied), "--out", str(tmp_path / "two"), *options], cwd=ROOT, capture_output=True, text=True
     )
@@ -444,9 +453,11 @@ def test_ranks_share_the_pictures_and_the_first_one_merges(tmp_path, copied):
 
 def test_a_broken_checkpoint_stops_the_run_with_one_line(tmp_path, copied):
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
-    done = call(copied, "--out", tmp_path / "out", "--checkpoint", tmp_path / "bad.pt", "--workers", "1")
+    done = call(copied, "--out", tmp_path / "out", "--checkpoint", tmp_path / "bad.pt", "--num-workers", "1")
     assert done.returncode == 2 and "bad.pt" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-    again = call(copied, "--out", tmp_path / "out", "--evidence-only", "--matching-kinds", "exact", "--workers", "0")
+    again = call(
+        copied, "--out", tmp_path / "out", "--evidence-only", "--matching-kinds", "exact", "--num-workers", "0"
+    )
     assert again.returncode == 3  # nothing was begun
 
 
@@ -457,6 +468,6 @@ def test_settings_that_contradict_each_other(tmp_path, copied, options):
 
 
 def test_settings_survive_a_round_trip():
-    settings = PredictSettings(paths=(Path("a"), Path("b")), out=Path("o"), workers=3)
+    settings = PredictSettings(paths=(Path("a"), Path("b")), out=Path("o"), num_workers=3)
     back = from_dict(PredictSettings, to_dict(settings))
-    assert [str(path) for path in back.paths] == ["a", "b"] and back.workers == 3
+    assert [str(path) for path in back.paths] == ["a", "b"] and back.num_workers == 3

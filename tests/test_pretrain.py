@@ -18,7 +18,7 @@ from model import load_backbone, random_backbone, to_pixels
 from runtime.errors import InputError
 
 
-def smooth_picture(height=300, width=400):
+def smooth_image(height=300, width=400):
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 0, 255, cv2.NORM_MINMAX)
 
@@ -41,7 +41,7 @@ def test_places_of_cells_under_a_shift():
 
 def test_a_cell_shows_in_both_views_what_its_place_says(monkeypatch):
     monkeypatch.setattr(pretrain, "recolour", lambda view, rng: view)
-    views = pretrain.Views([smooth_picture(), smooth_picture(500, 200)], 112)
+    views = pretrain.Views([smooth_image(), smooth_image(500, 200)], 112)
     rng, differences = np.random.default_rng(1), []
     middles = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(64, 2) * 14 + 6.5  # x, y
     for k in range(12):
@@ -100,9 +100,9 @@ def test_heads_begin_at_their_cell():
     backbone = random_backbone(0)
     pretrain.set_local_start(backbone)
     backbone.set_attn_implementation("eager")
-    picture = smooth_picture(462, 462)
+    image = smooth_image(462, 462)
     with torch.no_grad():
-        embedded = backbone.embeddings(to_pixels(torch.from_numpy(picture[None])))
+        embedded = backbone.embeddings(to_pixels(torch.from_numpy(image[None])))
         block = backbone.encoder.layer[0]
         weights = block.attention(block.norm1(embedded))[1][0, :, 1:, 1:].view(3, 33, 33, 33, 33)
     for head, (dx, dy) in enumerate([(0, 0), (1, 0), (-1, 0)]):

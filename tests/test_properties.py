@@ -66,7 +66,7 @@ def test_letterbox_and_back(height, width, size, seed):
     assert own[0] <= set(range(box.valid.any(1).sum())) and own[1] <= set(range(box.valid.any(0).sum()))
     if min(height, width) * size < 6 * size * size / 14 or max(height, width) < size:
         return  # a cell has fewer than six pixels across: their edges decide
-    full = np.zeros(box.valid.shape, bool)  # cells that lie wholly within the picture
+    full = np.zeros(box.valid.shape, bool)  # cells that lie wholly within the image
     full[: box.content_height // 14, : box.content_width // 14] = True
     assert (labels == cells)[full].all()
 
@@ -158,20 +158,20 @@ def test_masks_hold_every_changed_pixel_and_the_sources(seed):
 
 
 def turned(array, turn):
-    """One of the eight ways to turn and mirror a picture or mask; 0 leaves it as it is."""
+    """One of the eight ways to turn and mirror an image or mask; 0 leaves it as it is."""
     return np.ascontiguousarray(np.rot90(array[:, ::-1] if turn >= 4 else array, turn % 4))
 
 
 @settings(max_examples=8, deadline=None)
 @given(SEEDS, st.integers(1, 7))
-def test_a_turned_or_mirrored_picture_gives_the_turned_or_mirrored_masks(seed, turn):
+def test_a_turned_or_mirrored_image_gives_the_turned_or_mirrored_masks(seed, turn):
     rng = np.random.default_rng(seed)
     image = grain((128, 150), seed)
     h, w = rng.integers(28, 44, 2)
     image[128 - h :, 150 - w :] = image[4 : 4 + h, 6 : 6 + w]
 
-    def masks(picture):
-        return np.array([i.mask for i in detect_copies(picture, EXACT).instances]).reshape(-1, *picture.shape[:2])
+    def masks(scene):
+        return np.array([i.mask for i in detect_copies(scene, EXACT).instances]).reshape(-1, *scene.shape[:2])
 
     expected = np.array([turned(mask, turn) for mask in masks(image)])
     assert len(expected) == 1 and object_f1(masks(turned(image, turn)), expected) >= 0.9
@@ -188,17 +188,17 @@ def forged_folder(tmp_path):
     return tmp_path / "in"
 
 
-def examined(folder, out, order, workers, matching=EXACT):
-    """What is found in each picture, when they are examined in this order."""
+def examined(folder, out, order, num_workers, matching=EXACT):
+    """What is found in each image, when they are examined in this order."""
     run = PredictSettings(paths=(folder,), out=out, matching=matching, evidence_only=True)
     queue = deque(predict.Job(str(folder / f"{number}.png")) for number in order)
     lines = {}
-    for job, line in predict.examine_all(queue, run, predict.load_detector, workers):
+    for job, line in predict.examine_all(queue, run, predict.load_detector, num_workers):
         lines[Path(job.path).stem] = json.dumps({k: v for k, v in line.items() if k != "seconds"})
     return lines
 
 
-def test_a_pictures_result_depends_on_nothing_but_the_picture(forged_folder, tmp_path):
+def test_a_images_result_depends_on_nothing_but_the_image(forged_folder, tmp_path):
     """Neither on the number of processes nor on what was examined before it."""
     expected = examined(forged_folder, tmp_path / "a", range(6), 0)
     assert sum('"verdict": "found"' in line for line in expected.values()) == 3
@@ -207,6 +207,6 @@ def test_a_pictures_result_depends_on_nothing_but_the_picture(forged_folder, tmp
 
 
 def test_with_all_searches_too_what_came_before_has_no_influence(forged_folder, tmp_path):
-    everything = MatchingSettings(seconds_per_image=300.0)
+    everything = MatchingSettings(search_budget=300.0)
     alone, after = (examined(forged_folder, tmp_path / str(len(o)), o, 0, everything) for o in ([1], [2, 1]))
     assert '"verdict": "found"' in alone["1"] and after["1"] == alone["1"]

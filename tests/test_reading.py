@@ -1,4 +1,4 @@
-"""Pictures and masks from files of all kinds, damaged and hostile ones too."""
+"""Images and masks from files of all kinds, damaged and hostile ones too."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from images.masks import read_masks
 from images.read import BLOCK, _to_8_bit, read_image
 from runtime.errors import InputError
 
-# Reading pictures -----------------------------------------------------------------------------------------------
+# Reading images -----------------------------------------------------------------------------------------------
 
 
 def test_eight_bit_colour_grey_palette_and_bilevel(tmp_path):
@@ -89,17 +89,17 @@ def test_exif_orientation(tmp_path, suffix, orientation):
         exif[0x0112] = orientation
         Image.fromarray(stored).save(path, exif=exif, **({"quality": 95} if suffix != "png" else {}))
     shown = read_image(path).astype(int)
-    # EXIF 2.3: where the stored first row and first column are in the picture as shown
+    # EXIF 2.3: where the stored first row and first column are in the image as shown
     red = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}[orientation]
     blue = {1: "tr", 2: "tl", 3: "bl", 4: "br", 5: "bl", 6: "br", 7: "tr", 8: "tl"}[orientation]
     assert shown.shape == ((32, 48, 3) if orientation <= 4 else (48, 32, 3))
     corner = {"tl": (4, 4), "tr": (4, -5), "bl": (-5, 4), "br": (-5, -5)}
     assert np.abs(shown[corner[red]] - (255, 0, 0)).max() < 30
     assert np.abs(shown[corner[blue]] - (0, 0, 255)).max() < 30
-    mask = block(*shown.shape[:2], 0, 0, 8)  # the mask is of the picture as shown
-    picture = ImageFile("x", path, save_npy(tmp_path / "m.npy", mask), "x", True)
-    check_image_file(picture, data_settings(tmp_path))
-    assert read_pair(picture, data_settings(tmp_path))[1].shape == (1, *shown.shape[:2])
+    mask = block(*shown.shape[:2], 0, 0, 8)  # the mask is of the image as shown
+    image = ImageFile("x", path, save_npy(tmp_path / "m.npy", mask), "x", True)
+    check_image_file(image, data_settings(tmp_path))
+    assert read_pair(image, data_settings(tmp_path))[1].shape == (1, *shown.shape[:2])
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "jp2", "ppm"])
@@ -192,7 +192,7 @@ def png_header(path, width, height, bits, kind):
     return path
 
 
-def test_deep_pictures_count_by_their_bytes(tmp_path, monkeypatch):
+def test_deep_images_count_by_their_bytes(tmp_path, monkeypatch):
     """13,000 x 13,000 px with four channels of 16 bit are 1.35 GB, decoded out of 1.3 MB."""
     path = png_header(tmp_path / "x.png", 13_000, 13_000, 16, 6)
     with pytest.raises(InputError, match=r"13000 x 13000 px of 8 bytes, which count as 338 megapixels; .*--max-mega"):
@@ -204,11 +204,11 @@ def test_deep_pictures_count_by_their_bytes(tmp_path, monkeypatch):
         read_image(tmp_path / "x.tif", 0.05)
 
 
-def test_a_file_far_larger_than_its_picture_is_not_read(tmp_path, monkeypatch):
+def test_a_file_far_larger_than_its_image_is_not_read(tmp_path, monkeypatch):
     path = save(tmp_path / "x.png", noise(30, 40))
     os.truncate(path, 2_000_000_000)  # sparse: it takes no place on the disk
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
-    with pytest.raises(InputError, match=r"2 GB, far more than a picture of the limit.*--max-megapixels"):
+    with pytest.raises(InputError, match=r"2 GB, far more than an image of the limit.*--max-megapixels"):
         read_image(path)
 
 
@@ -222,7 +222,7 @@ def test_an_eps_in_disguise_starts_no_ghostscript(tmp_path, monkeypatch):
     path = tmp_path / "m.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n%%EOF\n")
     for read in (read_image, lambda path: read_masks(path, (6, 8))):
-        with pytest.raises(InputError, match="not a picture of a known format"):
+        with pytest.raises(InputError, match="not an image of a known format"):
             read(path)
     assert not (tmp_path / "started").exists()
 
@@ -234,7 +234,7 @@ def test_the_largest_floats(tmp_path, values):
 
 
 @pytest.mark.parametrize("dtype, channels", [(np.uint16, 4), (np.float32, 3)])
-def test_conversion_takes_little_memory_beside_the_picture(dtype, channels):
+def test_conversion_takes_little_memory_beside_the_image(dtype, channels):
     import tracemalloc
 
     pixels = np.random.default_rng(0).integers(0, 60_000, (1500, 2000, channels)).astype(dtype)
@@ -242,7 +242,7 @@ def test_conversion_takes_little_memory_beside_the_picture(dtype, channels):
     result = _to_8_bit(pixels)
     peak = tracemalloc.get_traced_memory()[1] - result.nbytes
     tracemalloc.stop()
-    assert peak < 40 * BLOCK, peak  # bytes; the whole picture as float64 would be 72 or 96 MB
+    assert peak < 40 * BLOCK, peak  # bytes; the whole image as float64 would be 72 or 96 MB
     expected = pixels[::500, ::500] / (65535 if dtype == np.uint16 else 1)
     if dtype == np.float32:
         expected = (expected - pixels.min()) / (pixels.max() - pixels.min())
@@ -282,7 +282,7 @@ def test_empty_npy_masks(tmp_path):
 
 
 @pytest.mark.parametrize("value", [1, 100, 255])
-def test_mask_picture_with_one_value_is_one_instance(tmp_path, value):
+def test_mask_image_with_one_value_is_one_instance(tmp_path, value):
     mask = block(20, 30, 3, 4, 9, value)
     for name in ("m.png", "m.bmp", "m.tif"):
         assert (read_masks(save(tmp_path / name, mask), (20, 30)) == (mask != 0)).all()
@@ -327,7 +327,7 @@ def test_soft_black_and_white_is_cut_at_half(tmp_path):
         (np.dstack([block(20, 30, 1, 1, 5, 255)] * 4), "transparent"),
     ],
 )
-def test_ambiguous_mask_pictures_are_refused(tmp_path, values, message):
+def test_ambiguous_mask_images_are_refused(tmp_path, values, message):
     with pytest.raises(InputError, match=message):
         read_masks(save(tmp_path / "m.png", values), values.shape[:2])
 
@@ -335,7 +335,7 @@ def test_ambiguous_mask_pictures_are_refused(tmp_path, values, message):
 def test_bad_masks(tmp_path):
     path = tmp_path / "m.npy"
     for array, message in [
-        (np.zeros((2, 6, 9), np.uint8), r"\(2, 6, 9\), its picture is 6 rows x 8 columns"),
+        (np.zeros((2, 6, 9), np.uint8), r"\(2, 6, 9\), its image is 6 rows x 8 columns"),
         (np.zeros((6, 8, 2), np.uint8), r"\(6, 8, 2\)"),
         (np.zeros((1, 2, 6, 8), np.uint8), r"\(1, 2, 6, 8\)"),
         (np.full((1, 6, 8), 2, np.uint8), "0 and 1"),

@@ -13,7 +13,7 @@ import pytest
 from copymove.copies import Copy, Instance
 from copymove.regions import Region
 from detector import Detection
-from metrics import score_picture
+from metrics import score_image
 from report.crops import BLANK, CROP_SIDE, align_pair
 from report.entries import PROOFS, _letter, illustrate, read_entry, unique_name
 from report.page import _files, write_page
@@ -116,7 +116,7 @@ def test_large_cut_outs_are_shrunk_and_stay_aligned():
     assert np.median(pair.difference[inside]) <= 1
 
 
-def test_a_copy_reaching_beyond_the_picture_is_no_error():
+def test_a_copy_reaching_beyond_the_image_is_no_error():
     image = np.random.default_rng(3).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     source, target = Region(0, 0, np.ones((20, 20), bool)), Region(45, 40, np.ones((10, 15), bool))
     pair = align_pair(image, make_copy([[1, 0, 45], [0, 1, 40]], source, target))
@@ -155,7 +155,7 @@ def test_what_joins_a_further_region_is_proven_first_and_the_rest_listed(tmp_pat
     shown = [[copy["from"], copy["to"]] for copy in instance["copies"]]
     assert shown == instance["lines"][:PROOFS]
     assert [[copy["from"], copy["to"]] for copy in instance["others"]] == [*instance["lines"][PROOFS:], [0, 1]]
-    assert len(list((tmp_path / "pictures/n").glob("*-source.webp"))) == PROOFS
+    assert len(list((tmp_path / "images/n").glob("*-source.webp"))) == PROOFS
 
 
 def test_letters():
@@ -166,7 +166,7 @@ def test_letters():
 
 
 @pytest.fixture
-def picture():
+def scene():
     """Image with one found instance (a copied square), and its detection."""
     image = np.random.default_rng(4).integers(0, 256, (80, 100, 3), dtype=np.uint8)
     image[50:62, 60:72] = image[10:22, 10:22]
@@ -179,30 +179,30 @@ def picture():
     return image, Detection((80, 100), 0.9, (Instance(mask, 0.9, (copy,)),), 1.5, True, grid, anomaly, "a reason")
 
 
-def test_entry_holds_the_proof(tmp_path, picture):
-    image, detection = picture
+def test_entry_holds_the_proof(tmp_path, scene):
+    image, detection = scene
     entry = illustrate(tmp_path, "n", "/x/a.png", image, detection)
     assert entry == read_entry(tmp_path, "n")
     (instance,), (copy,) = entry["instances"], entry["instances"][0]["copies"]
     assert [region["label"] for region in instance["regions"]] == ["1a", "1b"]
     assert instance["regions"][1]["box"] == [60, 50, 12, 12] and instance["area"] == 288
     assert copy["identical"] == 1.0 and copy["displacement"] == [50, 40] and (copy["from"], copy["to"]) == (0, 1)
-    folder = tmp_path / "pictures/n"
+    folder = tmp_path / "images/n"
     assert all((folder / file).stat().st_size for file in _files(entry))
     source = cv2.imread(str(folder / copy["source"]))[..., ::-1]
     assert (source == image[4:28, 4:28]).all()  # 6 px around, kept to the bit
     grid = cv2.imread(str(folder / "grid.png"), cv2.IMREAD_UNCHANGED)  # BGRA; instance 1 has the first colour, #E69F00
     assert grid[0, 0].tolist() == [0x00, 0x9F, 0xE6, 150] and not grid[1:].any()
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["n"]  # nothing temporary is left
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["n"]  # nothing temporary is left
 
 
-def test_truth_names_missed_and_false_instances(tmp_path, picture):
-    image, detection = picture
+def test_truth_names_missed_and_false_instances(tmp_path, scene):
+    image, detection = scene
     found = detection.instances[0].mask
     elsewhere = np.zeros_like(found)
     elsewhere[70:78, 2:10] = True
     truth = np.stack([elsewhere, found])
-    record = score_picture("a", detection.masks, truth, 0.9, 1.5)
+    record = score_image("a", detection.masks, truth, 0.9, 1.5)
     entry = illustrate(tmp_path, "n", "a.png", image, detection, truth=truth, record=record)
     assert entry["truth"]["object_f1"] == 0.5  # one of two found
     assert [t["f1"] for t in entry["truth"]["instances"]] == [0.0, 1.0]
@@ -224,29 +224,29 @@ HOSTILE = "/in/<img src=x onerror=alert(1)></script><script>alert(2)</script>\u2
 
 def read_data(page):
     text = page.read_text()
-    block = re.search('<script type="application/json" id="pictures">(.*?)</script>', text, re.S)
+    block = re.search('<script type="application/json" id="images">(.*?)</script>', text, re.S)
     return text, json.loads(block.group(1))
 
 
-def test_page_escapes_names_and_embeds_images(tmp_path, picture):
-    image, detection = picture
+def test_page_escapes_names_and_embeds_images(tmp_path, scene):
+    image, detection = scene
     illustrate(tmp_path, "n", HOSTILE, image, detection)
     page = write_page(tmp_path, lambda: [read_entry(tmp_path, "n")], title=HOSTILE, run="r")
     text, (entry,) = read_data(page)
     assert entry["path"] == HOSTILE
     assert "<img src=x" not in text and "alert(2)</script>" not in text
     thumb = base64.b64decode(entry["thumb"].removeprefix("data:image/webp;base64,"))
-    assert thumb == (tmp_path / "pictures/n/thumb.webp").read_bytes()
+    assert thumb == (tmp_path / "images/n/thumb.webp").read_bytes()
     assert entry["instances"][0]["copies"][0]["source"].startswith("data:image/webp;base64,")
     assert not re.search(r"(?:src|href)=[\"']?https?:", text)
 
 
-def test_large_page_leaves_images_beside_it(tmp_path, picture):
-    image, detection = picture
+def test_large_page_leaves_images_beside_it(tmp_path, scene):
+    image, detection = scene
     illustrate(tmp_path, "n", "a.png", image, detection)
     page = write_page(tmp_path, lambda: [read_entry(tmp_path, "n")], title="t", run="r", embed_bytes=1000)
     text, (entry,) = read_data(page)
-    assert entry["thumb"] == "pictures/n/thumb.webp" and (tmp_path / entry["thumb"]).exists()
+    assert entry["thumb"] == "images/n/thumb.webp" and (tmp_path / entry["thumb"]).exists()
     assert "data:image" not in text and "pass both on together" in text
 
 
@@ -261,8 +261,8 @@ def test_only_the_page_s_own_script_may_run(tmp_path):
     assert f"script-src 'sha256-{digest}'" in text
 
 
-def test_memory_stays_flat_over_many_pictures(tmp_path, picture):
-    image, detection = picture
+def test_memory_stays_flat_over_many_images(tmp_path, scene):
+    image, detection = scene
     illustrate(tmp_path, "n", "a.png", image, detection)
     entry = read_entry(tmp_path, "n")
 

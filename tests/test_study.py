@@ -18,9 +18,9 @@ from runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Ten authentic pictures of grain with bright discs."""
-    folder = tmp_path_factory.mktemp("pictures")
+def image_files(tmp_path_factory):
+    """Ten authentic images of grain with bright discs."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(10):
         image = cv2.GaussianBlur(rng.integers(0, 120, (96, 112, 3), dtype=np.uint8), (0, 0), 1)
@@ -31,7 +31,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(pictures, backbone, tmp_path, monkeypatch):
+def settings(image_files, backbone, tmp_path, monkeypatch):
     """Two variants with one seed each, at 56 px."""
     small = {"image_size": 56, "head_widths": (16,), "embedding_size": 8}
     monkeypatch.setattr(
@@ -44,8 +44,8 @@ def settings(pictures, backbone, tmp_path, monkeypatch):
         },
     )
     return StudySettings(
-        train=pictures,
-        dev=pictures,
+        train=image_files,
+        dev=image_files,
         out=tmp_path / "study",
         variants=("narrow", "balance"),
         seeds=(3,),
@@ -68,8 +68,8 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
     records = {name: (settings.out / "runs" / f"{name}-3" / "records.jsonl").read_text() for name in settings.variants}
     assert all(len(text.splitlines()) == 6 for text in records.values())
     features = sorted((settings.out / "features").iterdir())
-    # Both variants look at the same pictures: 12 made of TRAIN and 6 made of DEV, each embedded once. DEV is TRAIN
-    # here, and an authentic picture stands in both sets as it is: such a pair counts once.
+    # Both variants look at the same images: 12 made of TRAIN and 6 made of DEV, each embedded once. DEV is TRAIN
+    # here, and an authentic image stands in both sets as it is: such a pair counts once.
     assert 9 < len(features) <= 18
 
     # The same command does nothing again, and shows the same table.
@@ -88,8 +88,8 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
     # What each variant changes has reached the training.
     saved = json.loads((settings.out / "runs/balance-3/settings.json").read_text())
-    assert saved["loss"]["balance"] and saved["loader"]["label_coverage"] == 0.25 and saved["keep_features"]
-    assert json.loads((settings.out / "runs/narrow-3/tuned.json").read_text())["max_false_alarms"] == 0.05
+    assert saved["loss"]["balance"] and saved["loader"]["label_coverage"] == 0.25 and saved["cache_features"]
+    assert json.loads((settings.out / "runs/narrow-3/tuned.json").read_text())["target_fpr"] == 0.05
 
     with pytest.raises(InputError, match="forged was 6, is 7"):
         study(replace(settings, forged=7))
@@ -97,7 +97,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
 def test_end_to_end_trains_the_backbone(settings):
     made = training(settings, "end-to-end", 0, settings.out)
-    assert made.model.unfreeze_blocks == 3 and not made.keep_features and made.accumulation == 1
+    assert made.model.unfreeze_blocks == 3 and not made.cache_features and made.gradient_accumulation_steps == 1
 
 
 def test_table_is_made_of_the_records(settings):
@@ -105,7 +105,7 @@ def test_table_is_made_of_the_records(settings):
         return Record("p", forged, found, of1, 5 * (forged and found), 0, 1, 0.5, 0.1)
 
     runs = {
-        # oF1 of the forged 0.3; one of two authentic pictures with an alarm; one of two forged hit
+        # oF1 of the forged 0.3; one of two authentic images with an alarm; one of two forged hit
         "narrow-0": [record(1, 0.6, 1), record(2, 0.0, 0), record(0, 0.0, 1), record(0, 1.0, 0)],
         # oF1 0.5, no alarm, all hit
         "narrow-1": [record(1, 0.4, 1), record(1, 0.6, 2), record(0, 1.0, 0)],
@@ -123,7 +123,7 @@ def test_table_is_made_of_the_records(settings):
     ]
 
 
-@pytest.mark.parametrize("preset", ["method", "patch-correlation"])
+@pytest.mark.parametrize("preset", ["mlp", "patch-correlation"])
 def test_kept_features_are_the_models_own(backbone, tmp_path, preset):
     model = ForgeryModel(ModelSettings(backbone=backbone, image_size=112, head_widths=(16,), preset=preset)).eval()
     generator = torch.Generator().manual_seed(0)
@@ -136,13 +136,13 @@ def test_kept_features_are_the_models_own(backbone, tmp_path, preset):
             for value, kept in zip(own, model.features(pixels, valid), strict=True):
                 assert torch.allclose(value.float(), kept.float(), atol=1e-5)
         assert len(list(tmp_path.iterdir())) == 2
-        model.features(pixels, torch.ones_like(valid))  # another part of the second picture counts
+        model.features(pixels, torch.ones_like(valid))  # another part of the second image counts
         assert len(list(tmp_path.iterdir())) == 3
     assert ForgeryModel.features is unkept
 
 
 def test_tuning_under_a_bound_prefers_findings_within_it():
-    """By hand: oF1 of two forged pictures 0.4 and 0.2; a finding in one of four authentic ones."""
+    """By hand: oF1 of two forged images 0.4 and 0.2; a finding in one of four authentic ones."""
 
     class Known:
         def __init__(self, score, contents):

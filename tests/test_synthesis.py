@@ -222,25 +222,25 @@ def test_masks_hold_what_is_visible_and_never_overlap():
 
 
 def test_a_later_paste_takes_its_pixels_from_earlier_ones():
-    picture = Composition(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.int16), [(0, 0, 20, 20)], 4, 99)
-    picture.claim(2, 3, np.ones((4, 5), bool))
-    picture.claim(5, 3, np.ones((4, 5), bool))  # covers two of five columns
-    assert picture.sizes == [0, 20, 20] and picture.visible == [0, 12, 20]
-    assert (picture.owner == 1).sum() == 12 and (picture.owner == 2).sum() == 20
-    assert picture.covered(0, 0, np.ones((20, 20), bool)).tolist() == [0, 12, 20]
+    image = Composition(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.int16), [(0, 0, 20, 20)], 4, 99)
+    image.claim(2, 3, np.ones((4, 5), bool))
+    image.claim(5, 3, np.ones((4, 5), bool))  # covers two of five columns
+    assert image.sizes == [0, 20, 20] and image.visible == [0, 12, 20]
+    assert (image.owner == 1).sum() == 12 and (image.owner == 2).sum() == 20
+    assert image.covered(0, 0, np.ones((20, 20), bool)).tolist() == [0, 12, 20]
 
 
 def test_every_source_and_copy_stays_visible(monkeypatch):
-    pictures = []
+    images = []
     finish = _finish
-    monkeypatch.setattr(synthesis, "_finish", lambda picture, *rest: pictures.append(picture) or finish(picture, *rest))
+    monkeypatch.setattr(synthesis, "_finish", lambda scene, *rest: images.append(scene) or finish(scene, *rest))
     image = textured(120, 120)
     for seed in range(60):
         forge(image, SynthesisSettings(min_copy_pixels=30), seed, panels=[textured(120, 120, 1)])
-    for picture in pictures:
-        assert picture.visible[1:] == np.bincount(picture.owner.ravel(), minlength=len(picture.sizes))[1:].tolist()
-        assert (np.array(picture.visible) >= 0.6 * np.array(picture.sizes)).all()
-    assert any(picture.visible != picture.sizes for picture in pictures)
+    for scene in images:
+        assert scene.visible[1:] == np.bincount(scene.owner.ravel(), minlength=len(scene.sizes))[1:].tolist()
+        assert (np.array(scene.visible) >= 0.6 * np.array(scene.sizes)).all()
+    assert any(scene.visible != scene.sizes for scene in images)
 
 
 def test_feathered_copies_fade_towards_their_outline():
@@ -253,7 +253,7 @@ def test_feathered_copies_fade_towards_their_outline():
 
 
 @pytest.mark.parametrize("degradations", [(), ("resize",)])
-def test_sizes_keep_their_limits_in_the_finished_picture(degradations):
+def test_sizes_keep_their_limits_in_the_finished_image(degradations):
     image = textured(300, 300, smooth=1.5)
     settings = SynthesisSettings(
         min_copy_pixels=20,
@@ -318,7 +318,7 @@ def test_composed_figures_use_no_pixel_twice():
         used = [np.zeros(image.shape[:2], int) for image in images]
         for panel in panels:
             x, y, width, height = panel["origin"]
-            used[panel["picture"]][y : y + height, x : x + width] += 1
+            used[panel["image"]][y : y + height, x : x + width] += 1
             assert width > 0 and height > 0 and y + height <= 240 and x + width <= 300
         assert max(map(np.max, used)) == 1
         shown = np.zeros(forgery.image.shape[:2], int)
@@ -364,7 +364,7 @@ def test_authentic_twin_goes_through_the_same_pipeline():
     assert np.array_equal(authentic.image[away], forged.image[away])
 
 
-def test_degradation_keeps_grey_pictures_grey_and_changes_them():
+def test_degradation_keeps_grey_images_grey_and_changes_them():
     image, _ = discs()
     for kind in ("noise", "blur"):
         settings = replace(PLAIN, degrade_probability=1.0, degradations=(kind,))
@@ -377,7 +377,7 @@ def test_degradation_keeps_grey_pictures_grey_and_changes_them():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 600), (85, 517), (40, 47)])
-def test_small_and_long_pictures_are_forged(size):
+def test_small_and_long_images_are_forged(size):
     image = textured(*size, smooth=1.5)
     made = [forge(image, SynthesisSettings(), seed, panels=[textured(50, 50, 9)]) for seed in range(12)]
     assert all(forgery.masks.shape[1:] == forgery.image.shape[:2] for forgery in made)
@@ -385,7 +385,7 @@ def test_small_and_long_pictures_are_forged(size):
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_picture_without_structure_comes_back_authentic(level):
+def test_a_image_without_structure_comes_back_authentic(level):
     for seed in range(5):
         forgery = forge(np.full((90, 120, 3), level, np.uint8), SynthesisSettings(), seed)
         assert len(forgery.masks) == 0 and forgery.record["forged"] is False
@@ -422,7 +422,7 @@ def test_the_input_is_not_changed_and_the_record_is_json():
 
 def test_number_and_area_of_contents_follow_the_data_set():
     image = textured(462, 462, smooth=3.0)
-    shapes = ("blob", "ellipse", "rectangle", "polygon")  # cells are as large as the picture's cells are
+    shapes = ("blob", "ellipse", "rectangle", "polygon")  # cells are as large as the image's cells are
     settings = SynthesisSettings(content_kinds=shapes, panel_probability=0.0)
     made = [forge(image, settings, seed) for seed in range(200)]
     contents = np.array([len(forgery.masks) for forgery in made])
@@ -442,7 +442,7 @@ def test_number_and_area_of_contents_follow_the_data_set():
         (np.zeros((60, 60, 3), np.float32), "float32"),
     ],
 )
-def test_pictures_that_cannot_be_used_are_refused(image, words):
+def test_images_that_cannot_be_used_are_refused(image, words):
     with pytest.raises(ValueError, match=words):
         forge(image, SynthesisSettings(), 0)
 
@@ -479,12 +479,12 @@ def folder(tmp_path):
 
 
 def run(folder, out, **more):
-    main(SynthesizeSettings(**({"authentic": folder, "out": out, "count": 6, "workers": 1} | more)))
+    main(SynthesizeSettings(**({"authentic": folder, "out": out, "count": 6, "num_workers": 1} | more)))
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_files_are_the_same_for_any_number_of_workers(folder, tmp_path):
-    one, two = run(folder, tmp_path / "one"), run(folder, tmp_path / "two", workers=2)
+    one, two = run(folder, tmp_path / "one"), run(folder, tmp_path / "two", num_workers=2)
     assert one == two
     other = run(folder, tmp_path / "other", seed=1)
     assert other.keys() == one.keys() and other != one
@@ -493,29 +493,29 @@ def test_files_are_the_same_for_any_number_of_workers(folder, tmp_path):
 def test_the_folder_is_a_data_set_with_bases(folder, tmp_path):
     files = run(folder, tmp_path / "out", group_size=2, authentic_count=4)
     assert len(files) == 6 * 3 + 4 * 2 + 1
-    pictures = find_images(tmp_path / "out")
-    assert sum(picture.forged for picture in pictures) == 6 and len(pictures) == 10
+    images = find_images(tmp_path / "out")
+    assert sum(scene.forged for scene in images) == 6 and len(images) == 10
     # Groups of two within a folder: 0 and 1 together, 2 alone.
     members = {"a__0": {"a/0.png", "a/1.png"}, "a__2": {"a/2.png"}, "b__0": {"b/0.png", "b/1.png"}, "b__2": {"b/2.png"}}
     seen = set()
-    for picture in pictures:
-        record = json.loads(picture.image.with_suffix(".json").read_text())
-        assert set(record["pictures"]) <= members[record["base"]] and record["base"] == picture.base
-        assert record["forged"] is picture.forged
-        seen |= set(record["pictures"])
-        image = cv2.imread(str(picture.image))
-        if picture.forged:
-            masks = np.load(picture.mask, allow_pickle=False)
+    for scene in images:
+        record = json.loads(scene.image.with_suffix(".json").read_text())
+        assert set(record["images"]) <= members[record["base"]] and record["base"] == scene.base
+        assert record["forged"] is scene.forged
+        seen |= set(record["images"])
+        image = cv2.imread(str(scene.image))
+        if scene.forged:
+            masks = np.load(scene.mask, allow_pickle=False)
             assert masks.dtype == np.uint8 and masks.shape == (len(record["contents"]), *image.shape[:2])
             assert masks.max() == 1 and masks.any(axis=(1, 2)).all()
-    assert len(seen) == 6  # every authentic picture is used
+    assert len(seen) == 6  # every authentic image is used
 
 
 def test_mistakes_on_the_command_line(folder, tmp_path):
     with pytest.raises(InputError, match="no folder"):
         run(tmp_path / "missing", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         run(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(InputError, match="count"):
         run(folder, tmp_path / "out", count=0)
@@ -532,7 +532,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_with_the_same_files(folder, 
 
     def start(*more):
         return Script(
-            "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--workers", 2, *more
+            "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--num-workers", 2, *more
         )  # fmt: skip
 
     def made():
@@ -560,25 +560,25 @@ def test_a_killed_run_leaves_no_process_and_goes_on_with_the_same_files(folder, 
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
-def test_a_run_goes_on_with_the_same_settings_and_pictures_only(folder, tmp_path):
+def test_a_run_goes_on_with_the_same_settings_and_images_only(folder, tmp_path):
     with pytest.raises(InputError, match="no run in"):
         run(folder, tmp_path / "out", resume=True)
     run(folder, tmp_path / "out")
     for change in ({"seed": 1}, {"count": 7}):
-        with pytest.raises(InputError, match="other settings or pictures"):
+        with pytest.raises(InputError, match="other settings or images"):
             run(folder, tmp_path / "out", resume=True, **change)
     moved = folder.rename(tmp_path / "moved")
-    run(moved, tmp_path / "out", resume=True, workers=2)
+    run(moved, tmp_path / "out", resume=True, num_workers=2)
     (moved / "a" / "0.png").unlink()
-    with pytest.raises(InputError, match="other settings or pictures"):
+    with pytest.raises(InputError, match="other settings or images"):
         run(moved, tmp_path / "out", resume=True)
 
 
-def test_an_unreadable_picture_is_named_or_left_out(folder, tmp_path, capsys):
-    (folder / "a" / "1.png").write_bytes(b"not a picture")
-    for workers in (1, 2):
+def test_an_unreadable_image_is_named_or_left_out(folder, tmp_path, capsys):
+    (folder / "a" / "1.png").write_bytes(b"not an image")
+    for num_workers in (1, 2):
         with pytest.raises(InputError, match=r"1\.png.*--skip-unreadable"):
-            run(folder, tmp_path / f"stopped{workers}", workers=workers)
+            run(folder, tmp_path / f"stopped{num_workers}", num_workers=num_workers)
     files = run(folder, tmp_path / "out", skip_unreadable=True)
     assert sum(name.startswith("forged/") for name in files) == 12
     assert capsys.readouterr().out.count("1.png") == 1

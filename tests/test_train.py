@@ -75,22 +75,22 @@ def test_resume_equals_never_stopped(settings, monkeypatch, tmp_path, capsys):
 
 def test_two_loader_workers_equal_none(settings, tmp_path):
     train.main(settings)
-    other = replace(settings, out=tmp_path / "workers", loader=replace(settings.loader, workers=2))
+    other = replace(settings, out=tmp_path / "workers", loader=replace(settings.loader, num_workers=2))
     train.main(other)
     assert_same_run(settings.out, other.out)
 
 
 def test_accumulation_equals_larger_batches(settings, tmp_path):
     train.main(settings)
-    other = replace(settings, out=tmp_path / "large", batch_size=4, accumulation=1)
+    other = replace(settings, out=tmp_path / "large", batch_size=4, gradient_accumulation_steps=1)
     train.main(other)
     assert_same_run(settings.out, other.out, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["method", "patch-correlation"])
+@pytest.mark.parametrize("preset", ["mlp", "patch-correlation"])
 def test_kept_features_learn_the_same(settings, tmp_path, monkeypatch, preset):
     model = replace(settings.model, preset=preset, image_size=112, correlation_width=4)
-    plain = replace(settings, loader=LoaderSettings(workers=0, augment=False), model=model)
+    plain = replace(settings, loader=LoaderSettings(num_workers=0, augment=False), model=model)
     train.main(plain)
     calls = []
     original = train.known_features
@@ -102,19 +102,26 @@ def test_kept_features_learn_the_same(settings, tmp_path, monkeypatch, preset):
         return result
 
     monkeypatch.setattr(train, "known_features", counted)
-    train.main(replace(plain, out=tmp_path / "kept", keep_features=True))
+    train.main(replace(plain, out=tmp_path / "kept", cache_features=True))
     assert_same_run(plain.out, tmp_path / "kept", tolerance=1e-5)
     half = len(calls) // 2
     assert sum(calls[:half]) >= 10 and sum(calls[half:]) == 0  # computed in the first of two epochs only
-    with pytest.raises(InputError, match="--keep-features needs --no-augment"):
-        train.main(replace(settings, out=tmp_path / "no", keep_features=True))
+    with pytest.raises(InputError, match="--cache-features needs --no-augment"):
+        train.main(replace(settings, out=tmp_path / "no", cache_features=True))
 
 
 def arguments(settings):
     return [
         *("--data", settings.data.data, "--out", settings.out, "--backbone", settings.model.backbone),
-        *("--epochs", settings.epochs, "--batch-size", settings.batch_size, "--accumulation", settings.accumulation),
-        *("--workers", 0, "--synthesis-probability", 0.5, "--image-size", 56, "--head-widths", 16),
+        *(
+            "--epochs",
+            settings.epochs,
+            "--batch-size",
+            settings.batch_size,
+            "--gradient-accumulation-steps",
+            settings.gradient_accumulation_steps,
+        ),
+        *("--num-workers", 0, "--synthesis-probability", 0.5, "--image-size", 56, "--head-widths", 16),
         *("--embedding-size", 8),
     ]
 
@@ -133,7 +140,7 @@ def test_two_ranks_equal_one(settings, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_same_run(settings.out, ranks.out, tolerance=1e-5)
     epochs = [line for line in log(ranks.out) if line["kind"] == "epoch"]
-    assert all(line["pictures"] == 2 for line in epochs)
+    assert all(line["images"] == 2 for line in epochs)
 
 
 def test_best_is_the_best_epoch(settings):
@@ -185,7 +192,7 @@ def test_unfrozen_blocks_wait_for_their_epoch_and_then_learn(settings):
 
 
 def test_learns_a_content_that_its_look_tells(settings, tmp_path):
-    """Red squares on grey grain, found and masked to the pixel in pictures that took no part in the training."""
+    """Red squares on grey grain, found and masked to the pixel in images that took no part in the training."""
     rng = np.random.default_rng(0)
     for folder in ("authentic", "forged", "masks"):
         (tmp_path / "red" / folder).mkdir(parents=True)
@@ -204,7 +211,7 @@ def test_learns_a_content_that_its_look_tells(settings, tmp_path):
             data=DataSettings(tmp_path / "red"),
             epochs=5,
             learning_rate=3e-3,
-            loader=LoaderSettings(workers=0, augment=False),
+            loader=LoaderSettings(num_workers=0, augment=False),
             model=replace(settings.model, image_size=112, head_widths=(64,), embedding_size=32),
         )
     )
@@ -223,7 +230,7 @@ def test_mixed_precision_learns_nearly_the_same(settings, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_the_terms(settings):
     with pytest.raises(InputError, match=r"not finite in epoch 0, step \d+: loss nan, supcon nan.*--learning-rate"):
-        train.main(replace(settings, learning_rate=1e30, clip_norm=1e30))
+        train.main(replace(settings, learning_rate=1e30, max_grad_norm=1e30))
 
 
 def test_refusals(settings, tmp_path):
@@ -243,7 +250,7 @@ def test_refusals(settings, tmp_path):
         train.main(replace(settings, epochs=1, learning_rate=0.01, resume=True))
     with pytest.raises(InputError, match="same number of processes"):
         same = {"settings": to_dict(settings)}
-        train._check_same_run(same | {"step_pictures": 8}, same | {"step_pictures": 4}, settings.out / "last.pt")
+        train._check_same_run(same | {"step_images": 8}, same | {"step_images": 4}, settings.out / "last.pt")
 
 
 @pytest.mark.parametrize("script", ["train.py", "pretrain.py", "tuning.py", "test.py", "synthesis.py"])
@@ -267,7 +274,7 @@ def test_help_imports_nothing_heavy(script):
     assert "usage" in done.stdout
 
 
-def test_every_picture_belongs_to_one_rank():
+def test_every_image_belongs_to_one_rank():
     items = list(range(10))
     for world in (1, 2, 3, 7):
         shares = [Ranks(rank, world).share(items) for rank in range(world)]

@@ -1,10 +1,10 @@
 "use strict";
-// The evidence page: a gallery, one view per picture, and the reviewer's verdicts. Text from outside (paths, notes)
+// The evidence page: a gallery, one view per image, and the reviewer's verdicts. Text from outside (paths, notes)
 // only ever becomes text nodes and attribute values; no markup is built from strings.
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
-const pictures = JSON.parse(document.getElementById("pictures").textContent);
-const byName = new Map(pictures.map((picture) => [picture.name, picture]));
+const images = JSON.parse(document.getElementById("images").textContent);
+const byName = new Map(images.map((image) => [image.name, image]));
 const $ = (id) => document.getElementById(id);
 const PAGE = 60; // cards drawn at a time
 const number = new Intl.NumberFormat("en");
@@ -27,13 +27,13 @@ const svg = (tag, attributes, ...children) =>
 const count = (n, one, many) => `${number.format(n)} ${n === 1 ? one : many}`;
 const colour = (n) => settings.colours[(n - 1) % settings.colours.length];
 const light = (n) => (colour(n) === "#0072B2" ? " light" : ""); // the one dark colour takes white letters
-const fileName = (picture) => picture.path.split(/[\\/]/).pop() || picture.path;
-const place = (picture) => (picture.page ? `page ${picture.page}` + (picture.figure ? `, figure ${picture.figure}` : "") : "");
-const folderOf = (picture) => picture.path.slice(0, Math.max(0, picture.path.length - fileName(picture).length - 1));
-const title = (picture) => fileName(picture) + (picture.page ? ` (${place(picture)})` : "");
+const fileName = (image) => image.path.split(/[\\/]/).pop() || image.path;
+const place = (image) => (image.page ? `page ${image.page}` + (image.figure ? `, figure ${image.figure}` : "") : "");
+const folderOf = (image) => image.path.slice(0, Math.max(0, image.path.length - fileName(image).length - 1));
+const title = (image) => fileName(image) + (image.page ? ` (${place(image)})` : "");
 const isWrong = (f1) => f1 < settings.missed;
-const missed = (picture) => (picture.truth ? picture.truth.instances.filter((t) => isWrong(t.f1)).length : 0);
-const falseOnes = (picture) => (picture.truth ? picture.instances.filter((i) => isWrong(i.f1)).length : 0);
+const missed = (image) => (image.truth ? image.truth.instances.filter((t) => isWrong(t.f1)).length : 0);
+const falseOnes = (image) => (image.truth ? image.instances.filter((i) => isWrong(i.f1)).length : 0);
 const area = (n) => `${number.format(n)} px`;
 
 // The reviewer's verdicts ---------------------------------------------------------------------------------------------
@@ -45,11 +45,11 @@ try {
 } catch (fault) {
   $("storage-notice").hidden = false;
 }
-const findingKey = (picture, instance) => `${picture.name}/${instance.id}`;
-const verdictOf = (picture, instance) => verdicts[findingKey(picture, instance)] || {};
+const findingKey = (image, instance) => `${image.name}/${instance.id}`;
+const verdictOf = (image, instance) => verdicts[findingKey(image, instance)] || {};
 
-function decide(picture, instance, change) {
-  const key = findingKey(picture, instance);
+function decide(image, instance, change) {
+  const key = findingKey(image, instance);
   const next = { ...verdicts[key], ...change, changed: new Date().toISOString() };
   if (next.verdict || next.note) verdicts[key] = next;
   else delete verdicts[key];
@@ -65,8 +65,8 @@ function keep() {
   drawCounts();
 }
 
-function reviewState(picture) {
-  const given = picture.instances.map((instance) => verdictOf(picture, instance).verdict);
+function reviewState(image) {
+  const given = image.instances.map((instance) => verdictOf(image, instance).verdict);
   if (!given.length) return "";
   if (given.includes("confirmed")) return given.every(Boolean) ? "confirmed" : "open";
   return given.every((verdict) => verdict === "dismissed") ? "dismissed" : "open";
@@ -74,12 +74,12 @@ function reviewState(picture) {
 
 function exported() {
   const findings = [];
-  for (const picture of pictures)
-    for (const instance of picture.instances) {
-      const verdict = verdictOf(picture, instance);
+  for (const image of images)
+    for (const instance of image.instances) {
+      const verdict = verdictOf(image, instance);
       if (!verdict.verdict && !verdict.note) continue;
       findings.push({
-        path: picture.path, page: picture.page, figure: picture.figure, picture: picture.name, finding: instance.id,
+        path: image.path, page: image.page, figure: image.figure, image: image.name, finding: instance.id,
         number: instance.number, score: instance.score, area: instance.area,
         verdict: verdict.verdict || null, note: verdict.note || "", changed: verdict.changed,
         evidence: instance.copies.map((copy) => copy.sentence),
@@ -102,10 +102,10 @@ function exportVerdicts() {
 async function importVerdicts(file) {
   try {
     const given = JSON.parse(await file.text());
-    const known = new Set(pictures.flatMap((p) => p.instances.map((i) => findingKey(p, i))));
+    const known = new Set(images.flatMap((p) => p.instances.map((i) => findingKey(p, i))));
     let taken = 0;
     for (const finding of given.findings) {
-      const key = `${finding.picture}/${finding.finding}`;
+      const key = `${finding.image}/${finding.finding}`;
       if (!known.has(key)) continue;
       const verdict = ["confirmed", "dismissed"].includes(finding.verdict) ? finding.verdict : undefined;
       verdicts[key] = { verdict, note: String(finding.note || ""), changed: String(finding.changed || "") };
@@ -124,23 +124,23 @@ const say = (text) => ($("message").textContent = text);
 // Summary -------------------------------------------------------------------------------------------------------------
 
 function drawCounts() {
-  const findings = pictures.flatMap((p) => p.instances.map((i) => [p, i]));
-  const found = pictures.filter((p) => p.instances.length).length;
-  const unreadable = pictures.filter((p) => p.verdict === "unreadable").length;
-  const examined = pictures.length - unreadable;
+  const findings = images.flatMap((p) => p.instances.map((i) => [p, i]));
+  const found = images.filter((p) => p.instances.length).length;
+  const unreadable = images.filter((p) => p.verdict === "unreadable").length;
+  const examined = images.length - unreadable;
   const unproven = findings.filter(([, i]) => !i.copies.length).length;
   const decided = findings.filter(([p, i]) => verdictOf(p, i).verdict).length;
   const confirmed = findings.filter(([p, i]) => verdictOf(p, i).verdict === "confirmed").length;
   const sentence = found
-    ? [h("strong", {}, `In ${number.format(found)} of ${count(examined, "picture", "pictures")}`), " regions were found that appear more than once."]
-    : [`No repeated region was found in ${count(examined, "picture", "pictures")}.`];
+    ? [h("strong", {}, `In ${number.format(found)} of ${count(examined, "image", "images")}`), " regions were found that appear more than once."]
+    : [`No repeated region was found in ${count(examined, "image", "images")}.`];
   $("headline").replaceChildren(...sentence);
-  const items = [["pictures examined", examined], ["pictures with findings", found], ["findings", findings.length]];
+  const items = [["images examined", examined], ["images with findings", found], ["findings", findings.length]];
   if (unproven) items.push(["of them without pixel proof", unproven]);
   if (unreadable) items.push(["not readable", unreadable]);
   if (findings.length) items.push(["reviewed", `${decided} of ${findings.length}`]);
   if (confirmed) items.push(["confirmed", confirmed]);
-  const scored = pictures.filter((p) => p.truth);
+  const scored = images.filter((p) => p.truth);
   if (scored.length) {
     const mean = scored.reduce((sum, p) => sum + p.truth.object_f1, 0) / scored.length;
     items.push(["mean oF1", mean.toFixed(3)]);
@@ -151,12 +151,12 @@ function drawCounts() {
     ...items.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? number.format(value) : value))));
 }
 
-// Outlines over a picture -----------------------------------------------------------------------------------------------
+// Outlines over an image -----------------------------------------------------------------------------------------------
 
-// The drawing over a picture: the mask as a tint, the border of every region, lines from the source to its copies.
-function outlines(picture, { regions = false, lines = false, truth = false } = {}) {
-  const layer = svg("svg", { class: "outlines", viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" });
-  for (const instance of picture.instances) {
+// The drawing over an image: the mask as a tint, the border of every region, lines from the source to its copies.
+function outlines(image, { regions = false, lines = false, truth = false } = {}) {
+  const layer = svg("svg", { class: "outlines", viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" });
+  for (const instance of image.instances) {
     const own = colour(instance.number);
     const group = svg("g", { "data-finding": instance.number });
     const paths = regions && instance.regions.length ? instance.regions.map((r) => r.outline) : [instance.outline];
@@ -171,31 +171,31 @@ function outlines(picture, { regions = false, lines = false, truth = false } = {
     for (const d of paths) group.append(svg("path", { class: "halo", d }), svg("path", { class: `edge-line${kind}`, d, vars: { stroke: own } }));
     layer.append(group);
   }
-  if (truth && picture.truth)
-    for (const t of picture.truth.instances)
+  if (truth && image.truth)
+    for (const t of image.truth.instances)
       layer.append(svg("path", { class: "halo", d: t.outline }), svg("path", { class: isWrong(t.f1) ? "truth missed" : "truth", d: t.outline }));
   return layer;
 }
 
-function resultText(picture) {
-  if (picture.verdict === "unreadable") return "not readable";
-  if (!picture.instances.length) return "nothing found";
-  const unproven = picture.instances.every((instance) => !instance.copies.length) ? ", unproven" : "";
-  return count(picture.instances.length, "finding", "findings") + unproven;
+function resultText(image) {
+  if (image.verdict === "unreadable") return "not readable";
+  if (!image.instances.length) return "nothing found";
+  const unproven = image.instances.every((instance) => !instance.copies.length) ? ", unproven" : "";
+  return count(image.instances.length, "finding", "findings") + unproven;
 }
 
-function truthText(picture) {
-  if (!picture.truth) return "";
-  const parts = [`oF1 ${picture.truth.object_f1.toFixed(2)}`];
-  if (missed(picture)) parts.push(`${missed(picture)} missed`);
-  if (falseOnes(picture)) parts.push(`${falseOnes(picture)} false`);
+function truthText(image) {
+  if (!image.truth) return "";
+  const parts = [`oF1 ${image.truth.object_f1.toFixed(2)}`];
+  if (missed(image)) parts.push(`${missed(image)} missed`);
+  if (falseOnes(image)) parts.push(`${falseOnes(image)} false`);
   return parts.join(", ");
 }
 
 // The gallery ---------------------------------------------------------------------------------------------------------
 
 const SHOWS = {
-  all: ["all pictures", () => true],
+  all: ["all images", () => true],
   found: ["with findings", (p) => p.instances.length > 0],
   nothing: ["nothing found", (p) => p.verdict === "nothing found"],
   unreadable: ["not readable", (p) => p.verdict === "unreadable"],
@@ -211,22 +211,22 @@ if (settings.known) {
   SHOWS.false = ["false instances", (p) => falseOnes(p) > 0];
   SORTS.worst = ["worst oF1 first", (a, b) => of1(a) - of1(b)];
 }
-const of1 = (picture) => (picture.truth ? picture.truth.object_f1 : 2);
-const share = (picture) => picture.instances.reduce((sum, i) => sum + i.area, 0) / Math.max(1, picture.width * picture.height || 1);
+const of1 = (image) => (image.truth ? image.truth.object_f1 : 2);
+const share = (image) => image.instances.reduce((sum, i) => sum + i.area, 0) / Math.max(1, image.width * image.height || 1);
 const collator = new Intl.Collator("en", { numeric: true });
 const byTitle = (a, b) =>
   collator.compare(a.path, b.path) || (a.page || 0) - (b.page || 0) || (a.figure || 0) - (b.figure || 0);
 
-// The folders above all pictures say nothing about one of them.
-let shared = pictures.length ? folderOf(pictures[0]).split("/") : [];
-for (const picture of pictures) {
-  const parts = folderOf(picture).split("/");
+// The folders above all images say nothing about one of them.
+let shared = images.length ? folderOf(images[0]).split("/") : [];
+for (const image of images) {
+  const parts = folderOf(image).split("/");
   const end = shared.findIndex((part, i) => part !== parts[i]);
   if (end >= 0) shared = shared.slice(0, end);
 }
 const common = shared.length ? shared.join("/").length + 1 : 0;
 
-let list = []; // the pictures that the filters let through, in order
+let list = []; // the images that the filters let through, in order
 let drawn = 0; // how many of them have a card
 
 function select() {
@@ -236,10 +236,10 @@ function select() {
   const shows = SHOWS[$("show").value][1];
   const order = SORTS[$("sort").value][1];
   $("threshold-value").textContent = threshold.toFixed(2);
-  list = pictures.filter((picture) => {
-    if (!shows(picture) || picture.score < threshold) return false;
-    if (review !== "all" && reviewState(picture) !== review) return false;
-    const text = `${picture.path} ${place(picture)}`.toLowerCase();
+  list = images.filter((image) => {
+    if (!shows(image) || image.score < threshold) return false;
+    if (review !== "all" && reviewState(image) !== review) return false;
+    const text = `${image.path} ${place(image)}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
   list.sort((a, b) => order(a, b) || byTitle(a, b));
@@ -247,11 +247,11 @@ function select() {
 
 function drawGallery() {
   select();
-  $("shown").textContent = `${number.format(list.length)} of ${count(pictures.length, "picture", "pictures")} shown`;
+  $("shown").textContent = `${number.format(list.length)} of ${count(images.length, "image", "images")} shown`;
   $("gallery").replaceChildren();
   drawn = 0;
   if (list.length) drawMore();
-  else $("gallery").append(h("li", { class: "empty" }, "No picture passes these filters. Lower the score or clear the name."));
+  else $("gallery").append(h("li", { class: "empty" }, "No image passes these filters. Lower the score or clear the name."));
   $("more").hidden = drawn >= list.length;
 }
 
@@ -263,95 +263,95 @@ function drawMore() {
 
 const STATES = { open: "to review", confirmed: "confirmed", dismissed: "dismissed" };
 
-function card(picture) {
-  const state = reviewState(picture);
-  const where = [place(picture), folderOf(picture).slice(common)].filter(Boolean).join(" · ") || "\u00a0";
-  const thumb = picture.thumb
-    ? [h("img", { src: picture.thumb, alt: "", loading: "lazy", decoding: "async" }), outlines(picture)]
-    : h("span", { class: "broken" }, picture.error);
+function card(image) {
+  const state = reviewState(image);
+  const where = [place(image), folderOf(image).slice(common)].filter(Boolean).join(" · ") || "\u00a0";
+  const thumb = image.thumb
+    ? [h("img", { src: image.thumb, alt: "", loading: "lazy", decoding: "async" }), outlines(image)]
+    : h("span", { class: "broken" }, image.error);
   return h("li", { class: "card" },
-    h("a", { href: `#picture/${picture.name}`, "data-name": picture.name },
+    h("a", { href: `#image/${image.name}`, "data-name": image.name },
       h("div", { class: "thumb" }, thumb),
       h("div", { class: "text" },
-        h("span", { class: "name" }, fileName(picture)),
-        h("span", { class: "where", title: folderOf(picture) }, where),
+        h("span", { class: "name" }, fileName(image)),
+        h("span", { class: "where", title: folderOf(image) }, where),
         h("span", { class: "result" },
-          h("span", { class: picture.instances.length ? "found" : "quiet" }, resultText(picture)),
-          picture.instances.length ? h("span", {}, `score ${picture.score.toFixed(2)}`) : null),
-        picture.truth ? h("span", { class: "state" }, truthText(picture)) : null,
+          h("span", { class: image.instances.length ? "found" : "quiet" }, resultText(image)),
+          image.instances.length ? h("span", {}, `score ${image.score.toFixed(2)}`) : null),
+        image.truth ? h("span", { class: "state" }, truthText(image)) : null,
         state ? h("span", { class: `state ${state}` }, STATES[state]) : null)));
 }
 
-// One picture ---------------------------------------------------------------------------------------------------------
+// One image ---------------------------------------------------------------------------------------------------------
 
 const view = { overlay: true, lines: true, grid: false, anomaly: false, truth: true, zoom: 1 };
 let current = null;
 let timers = [];
 
-function showPicture(picture) {
+function showImage(image) {
   stopFlicker();
-  current = picture;
+  current = image;
   view.zoom = 1;
-  if (!list.includes(picture)) select();
-  const index = list.indexOf(picture);
+  if (!list.includes(image)) select();
+  const index = list.indexOf(image);
   const step = (by) => list[index + by];
   const link = (by, text, label) => h("button", { type: "button", disabled: index < 0 || !step(by), "aria-label": label, onclick: () => go(step(by)) }, text);
-  const heading = h("h1", { tabindex: "-1", id: "picture-title" }, title(picture));
-  const side = picture.instances.length
-    ? h("section", { class: "findings", "aria-label": "Findings" }, picture.instances.map((instance) => finding(picture, instance)))
-    : h("section", { class: "reason", "aria-label": "Result" }, nothingFound(picture));
-  $("picture-view").replaceChildren(
+  const heading = h("h1", { tabindex: "-1", id: "image-title" }, title(image));
+  const side = image.instances.length
+    ? h("section", { class: "findings", "aria-label": "Findings" }, image.instances.map((instance) => finding(image, instance)))
+    : h("section", { class: "reason", "aria-label": "Result" }, nothingFound(image));
+  $("image-view").replaceChildren(
     h("div", { class: "crumbs" },
-      h("a", { href: "#", class: "button" }, "← All pictures"),
-      h("nav", { "aria-label": "Pictures" }, link(-1, "← Previous", "Previous picture"),
-        h("span", {}, index >= 0 ? `${index + 1} of ${list.length}` : "not in the filter"), link(1, "Next →", "Next picture"))),
+      h("a", { href: "#", class: "button" }, "← All images"),
+      h("nav", { "aria-label": "Images" }, link(-1, "← Previous", "Previous image"),
+        h("span", {}, index >= 0 ? `${index + 1} of ${list.length}` : "not in the filter"), link(1, "Next →", "Next image"))),
     heading,
-    h("p", { class: "facts-line" }, factsLine(picture)),
-    h("p", { class: "verdict-line" }, verdictLine(picture)),
-    h("div", { class: "columns" }, picture.picture ? h("div", { class: "stage-column" }, stage(picture)) : null, side));
-  if (!picture.picture) $("picture-view").querySelector(".columns").classList.add("single");
+    h("p", { class: "facts-line" }, factsLine(image)),
+    h("p", { class: "verdict-line" }, verdictLine(image)),
+    h("div", { class: "columns" }, image.image ? h("div", { class: "stage-column" }, stage(image)) : null, side));
+  if (!image.image) $("image-view").querySelector(".columns").classList.add("single");
   $("gallery-view").hidden = true;
   $("top").hidden = true;
-  $("picture-view").hidden = false;
-  document.title = `${title(picture)} – ${settings.title}`;
+  $("image-view").hidden = false;
+  document.title = `${title(image)} – ${settings.title}`;
   window.scrollTo(0, 0);
   heading.focus({ preventScroll: true });
 }
 
-function factsLine(picture) {
-  const facts = [picture.width ? `${number.format(picture.width)} × ${number.format(picture.height)} px` : null];
-  if (picture.box) facts.push(`${place(picture)}, ${picture.box.map(Math.round).join(", ")} pt from the left and top`);
-  if (picture.seconds !== undefined) facts.push(`${picture.seconds.toFixed(1)} s`);
-  return [facts.filter(Boolean).join(" · "), facts.some(Boolean) ? " · " : "", h("a", { href: picture.uri }, picture.path)];
+function factsLine(image) {
+  const facts = [image.width ? `${number.format(image.width)} × ${number.format(image.height)} px` : null];
+  if (image.box) facts.push(`${place(image)}, ${image.box.map(Math.round).join(", ")} pt from the left and top`);
+  if (image.seconds !== undefined) facts.push(`${image.seconds.toFixed(1)} s`);
+  return [facts.filter(Boolean).join(" · "), facts.some(Boolean) ? " · " : "", h("a", { href: image.uri }, image.path)];
 }
 
-function verdictLine(picture) {
-  const parts = [resultText(picture)[0].toUpperCase() + resultText(picture).slice(1)];
-  if (picture.instances.length) parts.push(`score ${picture.score.toFixed(2)} of 1`);
-  if (picture.truth) parts.push(truthText(picture));
-  if (picture.complete === false) parts.push("the time limit ended the search early: there may be more");
+function verdictLine(image) {
+  const parts = [resultText(image)[0].toUpperCase() + resultText(image).slice(1)];
+  if (image.instances.length) parts.push(`score ${image.score.toFixed(2)} of 1`);
+  if (image.truth) parts.push(truthText(image));
+  if (image.complete === false) parts.push("the time limit ended the search early: there may be more");
   return parts.join(" · ");
 }
 
-function nothingFound(picture) {
-  if (picture.verdict === "unreadable") return [h("h2", {}, "Not examined"), h("p", {}, picture.error)];
-  const said = [h("h2", {}, "Nothing found"), h("p", {}, "No region of this picture was proven to appear a second time. That is no proof that the picture is unaltered: very small, smooth or strongly changed copies can be missed.")];
-  if (missed(picture)) said.push(h("p", {}, `Truth: ${count(missed(picture), "instance was", "instances were")} missed (white dashed line).`));
-  if (picture.reason) said.push(h("p", {}, picture.reason));
+function nothingFound(image) {
+  if (image.verdict === "unreadable") return [h("h2", {}, "Not examined"), h("p", {}, image.error)];
+  const said = [h("h2", {}, "Nothing found"), h("p", {}, "No region of this image was proven to appear a second time. That is no proof that the image is unaltered: very small, smooth or strongly changed copies can be missed.")];
+  if (missed(image)) said.push(h("p", {}, `Truth: ${count(missed(image), "instance was", "instances were")} missed (white dashed line).`));
+  if (image.reason) said.push(h("p", {}, image.reason));
   return said;
 }
 
-function stage(picture) {
-  const alt = `${title(picture)}: ${resultText(picture)}`;
-  const canvas = h("div", { class: "canvas", vars: { "--ratio": picture.width / picture.height } },
-    h("img", { src: picture.picture, alt }));
-  const map = (source, extra) => h("img", { class: `map ${extra}`, src: source, alt: "", hidden: true, vars: gridExtent(picture) });
-  const anomaly = picture.anomaly ? map(picture.anomaly, "") : null;
-  const grid = picture.grid ? map(picture.grid, "lines") : null;
-  const gridLines = picture.grid ? cellLines(picture) : null;
+function stage(image) {
+  const alt = `${title(image)}: ${resultText(image)}`;
+  const canvas = h("div", { class: "canvas", vars: { "--ratio": image.width / image.height } },
+    h("img", { src: image.image, alt }));
+  const map = (source, extra) => h("img", { class: `map ${extra}`, src: source, alt: "", hidden: true, vars: gridExtent(image) });
+  const anomaly = image.anomaly ? map(image.anomaly, "") : null;
+  const grid = image.grid ? map(image.grid, "lines") : null;
+  const gridLines = image.grid ? cellLines(image) : null;
   fill(canvas, {}, [anomaly, grid, gridLines]);
-  const drawing = outlines(picture, { regions: true, lines: true, truth: true });
-  canvas.append(drawing, ...tags(picture));
+  const drawing = outlines(image, { regions: true, lines: true, truth: true });
+  canvas.append(drawing, ...tags(image));
 
   const apply = () => {
     canvas.classList.toggle("plain", !view.overlay);
@@ -369,56 +369,56 @@ function stage(picture) {
     onclick: () => { view[name] = !view[name]; apply(); },
   }, text);
   const zoom = (value, text) => h("button", { type: "button", "data-zoom": value, "aria-label": `Zoom ${text}`, onclick: () => { view.zoom = value; apply(); } }, text);
-  const none = "No model looked at this picture, so there is no map of it";
-  const switches = h("div", { class: "switches", role: "toolbar", "aria-label": "What is drawn over the picture" },
-    toggle("overlay", "Overlay", picture.instances.length > 0 || picture.truth, "Nothing was found, so there is nothing to draw"),
-    toggle("lines", "Lines", picture.instances.some((i) => i.copies.length), "There are no copies to join"),
-    toggle("grid", "Cascade grid", Boolean(picture.grid), none),
-    toggle("anomaly", "Similarity map", Boolean(picture.anomaly), none),
+  const none = "No model looked at this image, so there is no map of it";
+  const switches = h("div", { class: "switches", role: "toolbar", "aria-label": "What is drawn over the image" },
+    toggle("overlay", "Overlay", image.instances.length > 0 || image.truth, "Nothing was found, so there is nothing to draw"),
+    toggle("lines", "Lines", image.instances.some((i) => i.copies.length), "There are no copies to join"),
+    toggle("grid", "Cascade grid", Boolean(image.grid), none),
+    toggle("anomaly", "Similarity map", Boolean(image.anomaly), none),
     h("div", { class: "zoom", role: "group", "aria-label": "Zoom" }, zoom(1, "Fit"), zoom(2, "2×"), zoom(4, "4×")));
-  const legend = h("p", { class: "legend", hidden: true }, h("span", {}, "Distance from the picture's mean: 0", h("span", { class: "ramp", "aria-hidden": "true" }), String(picture.anomaly_top)));
-  const frame = h("div", { class: "stage", tabindex: "0", role: "region", "aria-label": "Picture, scrolls when enlarged" }, canvas);
+  const legend = h("p", { class: "legend", hidden: true }, h("span", {}, "Distance from the image's mean: 0", h("span", { class: "ramp", "aria-hidden": "true" }), String(image.anomaly_top)));
+  const frame = h("div", { class: "stage", tabindex: "0", role: "region", "aria-label": "Image, scrolls when enlarged" }, canvas);
   stage.apply = apply;
   stage.locate = (instance) => {
     view.overlay = true;
     view.zoom = 2;
     apply();
-    const [x, y] = instance.regions.length ? instance.regions[0].centre : [picture.width / 2, picture.height / 2];
-    frame.scrollTo(canvas.offsetWidth * (x / picture.width) - frame.clientWidth / 2, canvas.offsetHeight * (y / picture.height) - frame.clientHeight / 2);
+    const [x, y] = instance.regions.length ? instance.regions[0].centre : [image.width / 2, image.height / 2];
+    frame.scrollTo(canvas.offsetWidth * (x / image.width) - frame.clientWidth / 2, canvas.offsetHeight * (y / image.height) - frame.clientHeight / 2);
     frame.scrollIntoView({ block: "nearest" });
   };
   stage.highlight = (n) => {
     for (const group of drawing.querySelectorAll("g")) group.classList.toggle("dim", n !== null && group.dataset.finding !== String(n));
   };
   apply();
-  const truth = picture.truth && picture.truth.instances.length ? h("p", { class: "legend" }, "White dashed lines: the true instances.") : null;
+  const truth = image.truth && image.truth.instances.length ? h("p", { class: "legend" }, "White dashed lines: the true instances.") : null;
   return [switches, frame, legend, truth];
 }
 
-// The model sees the picture in the upper left corner of a square: its longer side spans the grid, the last cells of
-// the shorter side may reach beyond the picture.
-const cellSide = (picture) => Math.max(picture.width, picture.height) / Math.max(...picture.cells);
-const gridExtent = (picture) => ({
-  width: `${((picture.cells[1] * cellSide(picture)) / picture.width) * 100}%`,
-  height: `${((picture.cells[0] * cellSide(picture)) / picture.height) * 100}%`,
+// The model sees the image in the upper left corner of a square: its longer side spans the grid, the last cells of
+// the shorter side may reach beyond the image.
+const cellSide = (image) => Math.max(image.width, image.height) / Math.max(...image.cells);
+const gridExtent = (image) => ({
+  width: `${((image.cells[1] * cellSide(image)) / image.width) * 100}%`,
+  height: `${((image.cells[0] * cellSide(image)) / image.height) * 100}%`,
 });
 
-function cellLines(picture) {
-  const side = cellSide(picture);
+function cellLines(image) {
+  const side = cellSide(image);
   const marks = [];
-  for (let x = side; x < picture.width; x += side) marks.push(`M${x} 0V${picture.height}`);
-  for (let y = side; y < picture.height; y += side) marks.push(`M0 ${y}H${picture.width}`);
-  return svg("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" },
+  for (let x = side; x < image.width; x += side) marks.push(`M${x} 0V${image.height}`);
+  for (let y = side; y < image.height; y += side) marks.push(`M0 ${y}H${image.width}`);
+  return svg("svg", { viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" },
     svg("path", { d: marks.join(""), fill: "none", stroke: "#fff", "stroke-opacity": ".35", "stroke-width": "1", "vector-effect": "non-scaling-stroke" }));
 }
 
-function tags(picture, live = true) {
-  return picture.instances.flatMap((instance) => instance.regions.map((region) => {
+function tags(image, live = true) {
+  return image.instances.flatMap((instance) => instance.regions.map((region) => {
     const [x, y, w, hgt] = region.box;
-    const under = y < 0.06 * picture.height; // no room above
+    const under = y < 0.06 * image.height; // no room above
     const attributes = {
       class: `tag${light(instance.number)}${under ? " under" : ""}`,
-      vars: { left: `clamp(.9rem, ${((x + w / 2) / picture.width) * 100}%, 100% - .9rem)`, top: `${((under ? y + hgt : y) / picture.height) * 100}%`,
+      vars: { left: `clamp(.9rem, ${((x + w / 2) / image.width) * 100}%, 100% - .9rem)`, top: `${((under ? y + hgt : y) / image.height) * 100}%`,
               background: colour(instance.number), "--own": colour(instance.number) },
     };
     if (!live) return h("span", attributes, region.label);
@@ -435,22 +435,22 @@ const KINDS = {
 
 const swatch = (n, text) => h("span", { class: `swatch${light(n)}`, vars: { background: colour(n) } }, text);
 
-function findingHead(picture, instance, tools) {
+function findingHead(image, instance, tools) {
   const truth = instance.f1 === undefined ? "" : isWrong(instance.f1) ? " · false instance" : ` · F1 ${instance.f1.toFixed(2)}`;
   return h("div", { class: "finding-head" }, swatch(instance.number, instance.number), h("h2", {}, `Finding ${instance.number}`), tools,
     h("span", { class: "score" }, `score ${instance.score.toFixed(2)} · ${area(instance.area)}${truth}`));
 }
 
-function finding(picture, instance) {
-  const locate = h("button", { type: "button", onclick: () => stage.locate(instance), "aria-label": `Locate finding ${instance.number} in the picture` }, "Locate");
+function finding(image, instance) {
+  const locate = h("button", { type: "button", onclick: () => stage.locate(instance), "aria-label": `Locate finding ${instance.number} in the image` }, "Locate");
   const body = instance.copies.length
-    ? [...instance.copies.map((copy) => proof(picture, instance, copy)), others(instance)]
-    : [h("div", { class: "proof" }, h("p", { class: "sentence" }, instance.sentence), picture.reason ? h("p", { class: "facts-line" }, picture.reason) : null)];
+    ? [...instance.copies.map((copy) => proof(image, instance, copy)), others(instance)]
+    : [h("div", { class: "proof" }, h("p", { class: "sentence" }, instance.sentence), image.reason ? h("p", { class: "facts-line" }, image.reason) : null)];
   const element = h("section", {
     class: "finding", id: `finding-${instance.number}`, "aria-label": `Finding ${instance.number}`,
     onmouseenter: () => stage.highlight(instance.number), onmouseleave: () => stage.highlight(null),
-  }, findingHead(picture, instance, locate), ...body, reviewControls(picture, instance));
-  element.classList.toggle("dismissed", verdictOf(picture, instance).verdict === "dismissed");
+  }, findingHead(image, instance, locate), ...body, reviewControls(image, instance));
+  element.classList.toggle("dismissed", verdictOf(image, instance).verdict === "dismissed");
   return element;
 }
 
@@ -492,7 +492,7 @@ function pairTiles(instance, copy) {
   ];
 }
 
-function proof(picture, instance, copy) {
+function proof(image, instance, copy) {
   return h("div", { class: "proof" }, sentence(instance, copy),
     h("div", { class: "tiles" }, ...pairTiles(instance, copy), compare(instance, copy)), measures(copy));
 }
@@ -547,17 +547,17 @@ function measures(copy) {
     h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
 }
 
-function reviewControls(picture, instance) {
+function reviewControls(image, instance) {
   const choose = (verdict) => () => {
-    const given = verdictOf(picture, instance).verdict === verdict ? undefined : verdict;
-    decide(picture, instance, { verdict: given });
+    const given = verdictOf(image, instance).verdict === verdict ? undefined : verdict;
+    decide(image, instance, { verdict: given });
     for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.verdict === given);
     $(`finding-${instance.number}`).classList.toggle("dismissed", given === "dismissed");
   };
-  const now = verdictOf(picture, instance);
+  const now = verdictOf(image, instance);
   const button = (verdict, name, style) => h("button", { type: "button", class: style, "data-verdict": verdict, "aria-pressed": String(now.verdict === verdict), onclick: choose(verdict) }, name);
   const buttons = [button("confirmed", "Confirm", "confirm"), button("dismissed", "Dismiss", "dismiss")];
-  const note = h("textarea", { class: "note", rows: "1", oninput: () => decide(picture, instance, { note: note.value }) });
+  const note = h("textarea", { class: "note", rows: "1", oninput: () => decide(image, instance, { note: note.value }) });
   note.value = now.note || "";
   return h("div", { class: "review", role: "group", "aria-label": `Your verdict on finding ${instance.number}` },
     h("div", { class: "buttons" }, buttons), h("label", {}, "Note", note));
@@ -565,19 +565,19 @@ function reviewControls(picture, instance) {
 
 // Moving about --------------------------------------------------------------------------------------------------------
 
-function go(picture) {
-  if (picture) location.hash = `#picture/${picture.name}`;
+function go(image) {
+  if (image) location.hash = `#image/${image.name}`;
 }
 
 function draw() {
-  const match = /^#picture\/(.+)$/.exec(location.hash);
-  const picture = match && byName.get(match[1]);
-  if (picture) return showPicture(picture);
+  const match = /^#image\/(.+)$/.exec(location.hash);
+  const image = match && byName.get(match[1]);
+  if (image) return showImage(image);
   stopFlicker();
   const last = current;
   current = null;
-  $("picture-view").hidden = true;
-  $("picture-view").replaceChildren();
+  $("image-view").hidden = true;
+  $("image-view").replaceChildren();
   $("gallery-view").hidden = false;
   $("top").hidden = false;
   document.title = settings.title;
@@ -612,7 +612,7 @@ document.addEventListener("keydown", (event) => {
 
 // Print -----------------------------------------------------------------------------------------------------------------
 
-// On paper: the open picture, or every finding that the filters let through, then the names of the others.
+// On paper: the open image, or every finding that the filters let through, then the names of the others.
 function drawSheets() {
   const chosen = current ? [current] : list.filter((p) => p.instances.length || missed(p));
   const others = current ? [] : list.filter((p) => !chosen.includes(p));
@@ -622,18 +622,18 @@ function drawSheets() {
       h("ul", { class: "quiet-list" }, others.map((p) => h("li", {}, title(p), p.error ? ` (not readable: ${p.error})` : ""))));
 }
 
-function sheet(picture) {
-  const canvas = picture.picture ? h("div", { class: "canvas", vars: { "--ratio": picture.width / picture.height } },
-    h("img", { src: picture.picture, alt: "" }), outlines(picture, { regions: true, lines: true, truth: true }), ...tags(picture, false)) : null;
+function sheet(image) {
+  const canvas = image.image ? h("div", { class: "canvas", vars: { "--ratio": image.width / image.height } },
+    h("img", { src: image.image, alt: "" }), outlines(image, { regions: true, lines: true, truth: true }), ...tags(image, false)) : null;
   return h("section", { class: "sheet" },
-    h("header", {}, h("h2", {}, title(picture)), h("p", { class: "facts-line" }, factsLine(picture)), h("p", { class: "verdict-line" }, verdictLine(picture))),
+    h("header", {}, h("h2", {}, title(image)), h("p", { class: "facts-line" }, factsLine(image)), h("p", { class: "verdict-line" }, verdictLine(image))),
     canvas,
-    picture.instances.length ? null : nothingFound(picture),
-    picture.instances.map((instance) => {
-      const given = verdictOf(picture, instance);
+    image.instances.length ? null : nothingFound(image),
+    image.instances.map((instance) => {
+      const given = verdictOf(image, instance);
       const proofs = instance.copies.map((copy) => h("div", { class: "proof" }, sentence(instance, copy), h("div", { class: "tiles" }, ...pairTiles(instance, copy))));
       const said = [given.verdict ? `Reviewer: ${given.verdict}.` : "Reviewer: no verdict yet.", given.note].filter(Boolean).join(" ");
-      return h("section", { class: "finding" }, findingHead(picture, instance, null),
+      return h("section", { class: "finding" }, findingHead(image, instance, null),
         proofs.length ? proofs : h("p", { class: "sentence" }, instance.sentence),
         instance.others.length ? h("p", {}, `${count(instance.others.length, "further pair is", "further pairs are")} listed on the page.`) : null, h("p", { class: "decision" }, said));
     }));
@@ -650,7 +650,7 @@ async function printPage() {
 for (const [id, options] of [["show", SHOWS], ["sort", SORTS]])
   $(id).append(...Object.entries(options).map(([value, [text]]) => h("option", { value }, text)));
 if (settings.known) $("sort").value = "worst";
-const top_ = Math.min(1, Math.max(0, ...pictures.map((p) => p.score)));
+const top_ = Math.min(1, Math.max(0, ...images.map((p) => p.score)));
 $("threshold").max = Math.max(0.01, Math.ceil(top_ * 100) / 100);
 for (const id of ["query", "threshold"]) $(id).addEventListener("input", drawGallery);
 for (const id of ["show", "review", "sort"]) $(id).addEventListener("change", drawGallery);
