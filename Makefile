@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Without an NVIDIA card torch comes from PyTorch's CPU index, where that can be reached: 200 MB instead of several GB.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint
+.PHONY: demo test test-all lint
 
 demo: .venv/installed
 	rm -rf demo
@@ -16,10 +16,14 @@ demo: .venv/installed
 	$(PY) test.py --data demo/data --checkpoint demo/run/best.pt --clustering demo/run/tuned.json --out demo/run/test
 	@echo "pictures: demo/data; curves: demo/run/index.html; search: demo/run/tuned.html; findings: demo/run/test/report/index.html"
 
-test: .venv/installed
+test: .venv/installed-dev
 	$(PY) -m pytest
 
-lint: .venv/installed
+# The slow ones too: processes that are killed, searches that take long.
+test-all: .venv/installed-dev
+	$(PY) -m pytest -m ""
+
+lint: .venv/installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
@@ -28,4 +32,8 @@ lint: .venv/installed
 	@command -v nvidia-smi >/dev/null || ! curl -sfI --max-time 3 $(CPU_INDEX)/ >/dev/null 2>&1 \
 		|| $(PY) -m pip install -q --index-url $(CPU_INDEX) "$$(grep -o '^torch==[0-9.]*' requirements.txt)"
 	$(PY) -m pip install -q -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
