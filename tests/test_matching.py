@@ -10,27 +10,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import skimage.data
 from scipy.stats import binom
 
 from benchmarks.calibrate import _tail, fit, untrained_model
 from config import MatchingSettings
-from copymove.boundary import extend_shaded_boundary
 from copymove.copies import Copy, Instance, copy_on_jpeg_grid, group_copies
 from copymove.detect import _detect_in_orientation, detect_copies
 from copymove.dihedral import apply_dihedral, canonical_orientation
 from copymove.exact_blocks import find_exact_blocks
-from copymove.exactness import MIN_DISTINCT_RATIO, NEAR_EXACT, ROUNDING, disc_exactness
-from copymove.geometry import invert_affine, on_jpeg_grid, similarity_maps, transform_points
+from copymove.exactness import NEAR_EXACT
+from copymove.geometry import invert_affine, transform_points
 from copymove.growth import grow_region, region_from_mask
 from copymove.image_features import compute_features
-from copymove.measurements import measure_pair, ncc_margin
+from copymove.measurements import measure_pair
 from copymove.neighbours import nearest_neighbours
 from copymove.polar import MIRROR, ring_descriptors
 from copymove.proposals import dense_proposals
 from copymove.regions import Region, region_of_mask, warp_region
 from copymove.scoring import FEATURES, _trees, calibrated_score, feature_vector, score_threshold
-from copymove.screening import screen_candidates
 from copymove.search import SearchState
 from copymove.shared_outlines import MIN_BETTER, share_outlines
 from copymove.suppression import ALTERED_RESIDUAL, BESIDE, BESIDE_RESIDUAL, BESIDE_SAME, BESIDE_TURNED, suppress_repeats
@@ -46,43 +43,9 @@ from copymove.verification import (
 )
 from copymove.visited import VisitedTransforms
 from runtime.errors import InputError
+from tests.scenes import affine_map, astronaut, camera, f1, grainy, jpeg, paste, shaded_copy
 
 SETTINGS = MatchingSettings()
-
-
-def camera() -> np.ndarray:
-    """(512, 512, 3) uint8."""
-    return np.repeat(skimage.data.camera()[..., None], 3, axis=2)
-
-
-def astronaut() -> np.ndarray:
-    """(384, 384, 3) uint8; without the flag, whose stars are true repeats."""
-    return np.ascontiguousarray(skimage.data.astronaut()[:384, 110:494])
-
-
-def affine_map(source, target, degrees=0.0, scale=1.0, mirrored=False) -> np.ndarray:
-    """(2, 3) map of one point to another; turned counter-clockwise as seen on the screen."""
-    return similarity_maps(
-        np.array([source], float), np.array([target], float), np.array([scale]), np.deg2rad([-degrees]), mirrored
-    )[0]
-
-
-def paste(image, affine, centre, radius) -> tuple[np.ndarray, np.ndarray]:
-    """Image with a disc copied under the map, and the mask of both discs."""
-    size = image.shape[1::-1]
-    source = cv2.circle(np.zeros(image.shape[:2], np.uint8), centre, radius, 1, -1)
-    target = cv2.warpAffine(source, affine, size, flags=cv2.INTER_NEAREST) > 0
-    moved = cv2.warpAffine(image, affine, size, flags=cv2.INTER_CUBIC)
-    out = np.where(target[..., None], moved, image)
-    return out, target | (source > 0)
-
-
-def f1(a, b) -> float:
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
-def jpeg(image, quality) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
 @pytest.mark.parametrize("variant", range(8))
@@ -447,22 +410,6 @@ def test_other_copies_need_their_share_of_the_best_copys_grain():
     assert suppress_repeats([], copies, facts) == []
 
 
-@pytest.mark.parametrize(
-    "linear, shift, expected",
-    [
-        ([[1, 0], [0, 1]], (16, -8), True),
-        ([[1, 0], [0, 1]], (16, 4), False),
-        ([[-1, 0], [0, 1]], (127, 8), True),  # the first column becomes the 128th, the last of a block
-        ([[-1, 0], [0, 1]], (128, 8), False),
-        ([[0, 1], [-1, 0]], (8, 63), True),
-        ([[0.98, 0.2], [-0.2, 0.98]], (16, 16), False),
-    ],
-)
-def test_maps_of_jpeg_blocks_onto_blocks_are_known(linear, shift, expected):
-    affine = np.concatenate([np.array(linear, float), np.array([shift], float).T], axis=1)
-    assert on_jpeg_grid(affine, np.array([40.0, 40.0])) == expected
-
-
 def test_all_copies_are_found_in_a_jpeg_where_one_lies_on_the_grid_of_blocks():
     image = camera()
     block = image[100:164, 200:264].copy()
@@ -537,16 +484,6 @@ def test_a_small_known_copy_does_not_hide_the_whole():
         assert _is_same_copy(copy(10), other.source, other.target, other.affine) == same
 
 
-def test_margin_is_high_for_the_same_grain_and_not_for_an_edge_or_another_place():
-    grain = np.random.default_rng(3).normal(0, 1, (60, 60)).astype(np.float32)
-    seen = np.zeros((60, 60), bool)
-    seen[15:45, 15:45] = True
-    assert ncc_margin(grain, 3 * grain, seen, 9, 3, 1) > 0.5  # contrast doesn't count
-    assert ncc_margin(grain, np.roll(grain, 3, axis=1), seen, 9, 3, 1) < -0.5  # fits 3 px off
-    edge = np.repeat(np.sign(np.arange(60) - 29.5)[None].astype(np.float32), 60, axis=0)  # slides along itself
-    assert abs(ncc_margin(edge, edge, seen, 9, 3, 1)) < 0.01
-
-
 def test_wrong_images_are_refused():
     with pytest.raises(ValueError, match="uint8"):
         detect_copies(np.zeros((50, 50), np.uint8), SETTINGS)
@@ -559,16 +496,6 @@ def test_copies_are_grouped_by_what_they_share():
 
     instances = group_copies([copy(0, 40), copy(40, 80), copy(120, 160)], (10, 200))
     assert sorted(int(i.mask.sum()) for i in instances) == [200, 300]
-
-
-def test_alignment_recovers_a_small_error():
-    canvas = compute_features(paste(camera(), affine_map((225, 120), (400, 80), 20), (225, 120), 40)[0])
-    true = affine_map((225, 120), (400, 80), 20)
-    start = affine_map((225, 120), (401.5, 79), 23)
-    refined, _, _, values = screen_candidates(canvas, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
-    assert np.abs(refined[0, :, :2] - true[:, :2]).max() < 0.01
-    assert np.abs(transform_points(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
-    assert values[0, :2].min() > 0.8
 
 
 def test_neighbours_agree_with_brute_force():
@@ -625,58 +552,8 @@ def test_exact_copies_in_the_dark_where_there_are_few_grey_levels():
     assert found.mask.sum() == pytest.approx(50 * 60, rel=0.05)
 
 
-def shaded_copy(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image with a square of 44 px copied by (150, 90), its contrast and shading changed; mask of both squares."""
-    y, x = np.mgrid[:44, :44]
-    shading = 0.9 * image[200:244, 60:104] + (10 + 0.6 * x - 0.4 * y)[..., None]
-    out = image.copy()
-    out[290:334, 210:254] = np.clip(np.rint(shading), 0, 255)
-    mask = np.zeros(image.shape[:2], bool)
-    mask[200:244, 60:104] = mask[290:334, 210:254] = True
-    return out, mask
-
-
-def textured() -> np.ndarray:
-    """(400, 320, 3) uint8 of grain six grey levels strong on a smooth ground."""
-    rng = np.random.default_rng(8)
-    grain = cv2.GaussianBlur(rng.normal(0, 22, (400, 320)), (0, 0), 1.0)
-    ground = cv2.GaussianBlur(rng.normal(0, 900, (400, 320)), (0, 0), 20)
-    return np.repeat(np.clip(np.rint(120 + grain + ground), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def test_exactness_against_the_formula():
-    image, _ = shaded_copy(textured())
-    canvas = compute_features(image)
-    ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
-    place = np.array([[1.0, 0, 150], [0, 1, 90]])
-
-    def quartile(rough, dx, dy):
-        a, b = rough[ys, xs], rough[ys + 90 + dy, xs + 150 + dx]
-        squares = np.sort((a - b * max((a * b).sum(), 0) / (b * b).sum()) ** 2)
-        return squares[3 * len(a) // 4] + ROUNDING
-
-    def away_of(rough):
-        ring = [(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2]
-        return min(quartile(rough, dx, dy) for dx, dy in ring)
-
-    found = disc_exactness(canvas.rough, place, xs, ys)
-    assert found == pytest.approx(0.5 * math.log(away_of(canvas.rough) / quartile(canvas.rough, 0, 0)), abs=1e-3)
-    assert found > NEAR_EXACT
-    drawn = np.random.default_rng(3).normal(0, 1, canvas.rough.shape).astype(np.float32)
-    for strength, told in ((2.0, True), (4.0, False)):  # of noise; under 0.39 it is too little to be told
-        noisy = canvas.rough + strength * drawn
-        expected = 0.5 * math.log(away_of(noisy) / quartile(noisy, 0, 0))
-        assert told == (expected > 0.5 * math.log(MIN_DISTINCT_RATIO)) and 0.1 < expected < 1
-        assert disc_exactness(noisy, place, xs, ys) == (pytest.approx(expected, abs=1e-3) if told else 0)
-    turned = affine_map((82, 222), (232, 312), degrees=4)
-    assert disc_exactness(canvas.rough, turned, xs, ys) == 0  # resampled
-    assert disc_exactness(canvas.rough, place + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
-    canvas.rough[ys, xs] = np.nan
-    assert disc_exactness(canvas.rough, place, xs, ys) == 0  # drawn
-
-
 def test_a_shaded_copy_is_found_to_the_pixel():
-    image, mask = shaded_copy(textured())
+    image, mask = shaded_copy(grainy())
     assert find_exact_blocks(image) == []
     (instance,) = detect_copies(image, SETTINGS).instances
     assert instance.copies[0].affine.round(6).tolist() in ([[1, 0, 150], [0, 1, 90]], [[1, 0, -150], [0, 1, -90]])
@@ -684,27 +561,15 @@ def test_a_shaded_copy_is_found_to_the_pixel():
 
 
 def test_equal_arrows_and_letters_on_a_image_are_no_copies():
-    image = textured()
+    image = grainy()
     for x, y in ((40, 60), (200, 90), (90, 250), (230, 300)):
         cv2.arrowedLine(image, (x, y), (x + 30, y + 22), (255, 255, 255), 2, cv2.LINE_AA, tipLength=0.4)
         cv2.putText(image, "Bk", (x - 20, y + 50), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2, cv2.LINE_AA)
     assert detect_copies(image, SETTINGS).instances == ()
 
 
-def test_equal_arrows_are_not_exact_by_their_black_and_white():
-    rng = np.random.default_rng(4)
-    image = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
-    for x in (30, 130):
-        cv2.arrowedLine(image, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
-    canvas = compute_features(image)
-    assert np.isnan(canvas.rough[image[..., 0] == 255]).all()
-    place = np.array([[[1.0, 0, 100], [0, 1, 0]]])
-    *_, values = screen_candidates(canvas, place, np.array([[36.0, 57.0]]), np.array([12.0]))
-    assert values[0, 0] > 0.9 and values[0, 2] < NEAR_EXACT
-
-
 def test_what_is_identical_at_many_places_is_a_pattern():
-    image, _ = shaded_copy(textured())
+    image, _ = shaded_copy(grainy())
     canvas = compute_features(image)
     place = np.array([[1.0, 0, 150], [0, 1, 90]])
     evidence = measure_pair(canvas, grow_region(canvas, place, np.array([82.0, 222.0]), 10.0, 0.25))
@@ -716,18 +581,6 @@ def test_what_is_identical_at_many_places_is_a_pattern():
         ones = np.ones(2 * places)
         screened = [ScreenedCandidates("dense", maps, centres, ones, centres, ones.astype(int), ones, 2 * ones, 0.0)]
         assert _repeats_too_often(evidence, screened) == (places > MAX_EXACT_MAPS)
-
-
-def test_the_outline_of_a_shaded_copy_reaches_its_edge():
-    template, partner = textured()[:100, :100, 0].astype(np.float32), textured()[200:300, 150:250, 0].astype(np.float32)
-    square = np.zeros((100, 100), bool)
-    square[25:75, 25:75] = True
-    y, x = np.mgrid[-1:1:100j, -1:1:100j]
-    core = cv2.erode(square.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
-    for strength in (0, 50):  # hard edges are left to the difference itself
-        partner[square] = np.rint(template + strength * (x * x + y * y))[square]
-        outline = extend_shaded_boundary(template, partner, np.ones((100, 100), bool), core)
-        assert (outline == core).all() if strength == 0 else f1(outline, square) > 0.9
 
 
 def outlined(canvas, *copies) -> SearchState:
