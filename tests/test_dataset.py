@@ -22,9 +22,10 @@ from dataset import ForgeryDataset, StepSampler, _context, _Flag, make_loader
 from images.cache import ImageCache, read_letterboxed
 from images.folders import ImageFile, find_images, read_all, readable_images, select_split, split_images
 from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks, valid_cells
+from images.masks import read_masks
 from runtime.errors import InputError
 
-ROOT = Path(dataset.__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 def noise(height, width, seed=0):
@@ -473,7 +474,7 @@ def test_cache_gives_what_decoding_gives(tmp_path, forged, monkeypatch):
     assert (fresh.height, fresh.width) == (60, 90)
     assert cache.load(forged) is None
     assert same(read_letterboxed(forged, 112, config, cache), fresh)
-    monkeypatch.setattr(dataset, "read_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("images.folders.read_image", lambda *_: pytest.fail("decoded again"))
     assert same(read_letterboxed(forged, 112, config, cache), fresh)
     other_size = ImageCache(tmp_path / "cache", 1, 56)
     assert other_size.load(forged) is None
@@ -572,7 +573,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, forged, monkeypatch):
     def full(path, write, lasting):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset, "write_whole", full)
+    monkeypatch.setattr("images.cache.atomic_write", full)
     with pytest.raises(InputError, match=r"cannot write to the cache .*No space left.*--cache-gb"):
         read_letterboxed(forged, 112, data_settings(tmp_path), cache)
 
@@ -883,7 +884,8 @@ def test_a_program_ends_although_it_leaves_its_workers_open(tmp_path):
     program = f"""
 from pathlib import Path
 from config import *
-from dataset import *
+from dataset import make_loader
+from images.folders import find_images
 root = Path({str(root)!r})
 loader = make_loader(find_images(root), 112, DataSettings(data=root), LoaderSettings(num_workers=1), SynthesisSettings(),
                      batch_size=1)

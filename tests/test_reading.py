@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from test_dataset import block, data_settings, noise, save, save_npy
 
 from images.folders import ImageFile, check_image_file, read_pair
 from images.masks import read_masks
 from images.read import BLOCK, _to_8_bit, read_image
 from runtime.errors import InputError
+from tests.test_dataset import block, data_settings, noise, save, save_npy
 
 # Reading images -----------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def discs(count=30, seed=0, size=320):
     return np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2), labels
 
 
-def forge(image, settings, seed, **more):
+def forged(image, settings, seed, **more):
     return forge(image, settings, np.random.default_rng(seed), **more)
 
 
@@ -92,7 +92,7 @@ def test_copies_without_interpolation_are_identical_to_the_bit(transforms):
     settings = replace(PLAIN, copy_transforms=transforms, transform_probability=1.0)
     seen = set()
     for seed in range(50):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         mask, box, copy = only(forgery)
         seen.add((copy["rotation"], copy["mirrored"]))
         if overlap(box, copy["box"]):
@@ -124,7 +124,7 @@ def test_the_recorded_matrix_maps_the_source_onto_the_copy(transforms):
     settings = replace(PLAIN, copy_transforms=transforms, transform_probability=1.0, min_copy_pixels=24)
     compared = 0
     for seed in range(20):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         mask, box, copy = only(forgery)
         if overlap(box, copy["box"]):
             continue
@@ -153,7 +153,7 @@ def test_brightness_and_contrast_are_those_of_the_record():
     settings = replace(PLAIN, copy_transforms=("recolour",), transform_probability=1.0)
     compared = 0
     for seed in range(10):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         mask, box, copy = only(forgery)
         if overlap(box, copy["box"]):
             continue
@@ -172,7 +172,7 @@ def test_blending_changes_nothing_outside_the_mask_and_keeps_the_content(blendin
     image = textured(smooth=3.0)
     settings = replace(PLAIN, copy_blendings=(blending,), min_copy_pixels=30)
     for seed in range(12):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         mask, box, copy = only(forgery)
         assert copy["blending"] == blending
         assert not ((forgery.image != image).any(axis=2) & ~mask).any()
@@ -203,7 +203,7 @@ def test_masks_hold_what_is_visible_and_never_overlap():
     settings = SynthesisSettings(panel_probability=0.0, degrade_probability=0.0, min_copy_pixels=20)
     covered = 0
     for seed in range(60):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         assert forgery.masks.sum(axis=0).max() <= 1
         assert forgery.masks.any(axis=(1, 2)).all()
         everywhere = np.zeros((160, 160), int)
@@ -233,10 +233,10 @@ def test_a_later_paste_takes_its_pixels_from_earlier_ones():
 def test_every_source_and_copy_stays_visible(monkeypatch):
     images = []
     finish = _finish
-    monkeypatch.setattr(synthesis, "_finish", lambda scene, *rest: images.append(scene) or finish(scene, *rest))
+    monkeypatch.setattr("forgery.forge._finish", lambda scene, *rest: images.append(scene) or finish(scene, *rest))
     image = textured(120, 120)
     for seed in range(60):
-        forge(image, SynthesisSettings(min_copy_pixels=30), seed, panels=[textured(120, 120, 1)])
+        forged(image, SynthesisSettings(min_copy_pixels=30), seed, panels=[textured(120, 120, 1)])
     for scene in images:
         assert scene.visible[1:] == np.bincount(scene.owner.ravel(), minlength=len(scene.sizes))[1:].tolist()
         assert (np.array(scene.visible) >= 0.6 * np.array(scene.sizes)).all()
@@ -264,7 +264,7 @@ def test_sizes_keep_their_limits_in_the_finished_image(degradations):
     )
     sizes = []
     for seed in range(60):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         for content in forgery.record["contents"]:
             sizes += [region["size"] for region in (content["source"], *content["copies"])]
     assert len(sizes) > 100
@@ -277,7 +277,7 @@ def test_resize_moves_boxes_masks_and_matrices_along():
     settings = replace(PLAIN, degrade_probability=1.0, degradations=("resize",), min_copy_pixels=30)
     factors = []
     for seed in range(12):
-        forgery = forge(image, settings, seed)
+        forgery = forged(image, settings, seed)
         mask, box, copy = only(forgery)
         factor = forgery.record["resize"]
         factors.append(factor)
@@ -297,7 +297,7 @@ def test_cells_are_cut_along_their_outline():
     image, labels = discs()
     settings = replace(PLAIN, content_kinds=("object",), min_copy_pixels=20, max_copy_pixels=60)
     for seed in range(10):
-        mask, box, copy = only(forge(image, settings, seed))
+        mask, box, copy = only(forged(image, settings, seed))
         source = inside(mask, box)
         cell = labels == np.bincount(labels[source & (labels > 0)]).argmax()
         assert (source & cell).sum() > 0.97 * cell.sum()  # the whole cell,
@@ -311,7 +311,7 @@ def test_composed_figures_use_no_pixel_twice():
     settings = SynthesisSettings(panel_probability=1.0, degrade_probability=0.0)
     counts = set()
     for seed in range(20):
-        forgery = forge(images[0], settings, seed, forged=False, panels=images[1:])
+        forgery = forged(images[0], settings, seed, forged=False, panels=images[1:])
         assert forgery.masks.shape == (0, *forgery.image.shape[:2]) and forgery.record["contents"] == []
         panels = forgery.record["panels"]
         counts.add(len(panels))
@@ -334,7 +334,7 @@ def test_panels_return_in_composed_figures():
     settings = replace(PLAIN, content_kinds=("panel",), panel_probability=1.0)
     whole = 0
     for seed in range(25):
-        forgery = forge(images[0], settings, seed, panels=images[1:])
+        forgery = forged(images[0], settings, seed, panels=images[1:])
         mask, box, copy = only(forgery)
         boxes = [panel["box"] for panel in forgery.record["panels"]]
         whole += box in boxes and copy["box"] in boxes
@@ -350,36 +350,36 @@ def test_panels_return_in_composed_figures():
 
 def test_authentic_twin_goes_through_the_same_pipeline():
     image = textured()
-    untouched = forge(image, PLAIN, 3, forged=False)
+    untouched = forged(image, PLAIN, 3, forged=False)
     assert np.array_equal(untouched.image, image) and untouched.masks.shape == (0, 200, 260)
     assert untouched.record["forged"] is False
     settings = SynthesisSettings(degrade_probability=1.0, degradations=("jpeg",), panel_probability=0.0)
-    qualities = [forge(image, settings, seed, forged=False).record["jpeg_quality"] for seed in range(40)]
+    qualities = [forged(image, settings, seed, forged=False).record["jpeg_quality"] for seed in range(40)]
     assert min(qualities) >= 60 and max(qualities) <= 95 and len(set(qualities)) > 10
-    authentic, forged = (forge(image, settings, 5, forged=f) for f in (False, True))
+    authentic, with_copy = (forged(image, settings, 5, forged=f) for f in (False, True))
     # JPEG spreads a change over a block of 16 x 16, and colour a pixel farther.
-    away = ~ndimage.maximum_filter(forged.masks.any(axis=0), 37)
+    away = ~ndimage.maximum_filter(with_copy.masks.any(axis=0), 37)
     assert away.mean() > 0.3
-    assert authentic.record["jpeg_quality"] == forged.record["jpeg_quality"]
-    assert np.array_equal(authentic.image[away], forged.image[away])
+    assert authentic.record["jpeg_quality"] == with_copy.record["jpeg_quality"]
+    assert np.array_equal(authentic.image[away], with_copy.image[away])
 
 
 def test_degradation_keeps_grey_images_grey_and_changes_them():
     image, _ = discs()
     for kind in ("noise", "blur"):
         settings = replace(PLAIN, degrade_probability=1.0, degradations=(kind,))
-        result = forge(image, settings, 0, forged=False)
+        result = forged(image, settings, 0, forged=False)
         assert result.record[f"{kind}_sigma"] > 0
         assert (result.image == result.image[..., :1]).all()
         assert np.abs(result.image.astype(int) - image).mean() > 0.1
-    noisy = forge(np.full((200, 200, 3), 128, np.uint8), replace(settings, degradations=("noise",)), 1, forged=False)
+    noisy = forged(np.full((200, 200, 3), 128, np.uint8), replace(settings, degradations=("noise",)), 1, forged=False)
     assert np.std(noisy.image.astype(float)) == pytest.approx(noisy.record["noise_sigma"], rel=0.05)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 600), (85, 517), (40, 47)])
 def test_small_and_long_images_are_forged(size):
     image = textured(*size, smooth=1.5)
-    made = [forge(image, SynthesisSettings(), seed, panels=[textured(50, 50, 9)]) for seed in range(12)]
+    made = [forged(image, SynthesisSettings(), seed, panels=[textured(50, 50, 9)]) for seed in range(12)]
     assert all(forgery.masks.shape[1:] == forgery.image.shape[:2] for forgery in made)
     assert sum(len(forgery.masks) > 0 for forgery in made) >= 10
 
@@ -387,7 +387,7 @@ def test_small_and_long_images_are_forged(size):
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_image_without_structure_comes_back_authentic(level):
     for seed in range(5):
-        forgery = forge(np.full((90, 120, 3), level, np.uint8), SynthesisSettings(), seed)
+        forgery = forged(np.full((90, 120, 3), level, np.uint8), SynthesisSettings(), seed)
         assert len(forgery.masks) == 0 and forgery.record["forged"] is False
 
 
@@ -395,7 +395,7 @@ def test_copies_show():
     # Cells on an even ground: what is pasted differs from what was there.
     image, _ = discs()
     for seed in range(15):
-        forgery = forge(image, PLAIN, seed)
+        forgery = forged(image, PLAIN, seed)
         mask, box, copy = only(forgery)
         pasted = inside(mask, copy["box"])
         assert np.abs(forgery.image[pasted].astype(int) - image[pasted]).mean() >= 2
@@ -405,17 +405,17 @@ def test_copies_show():
 def test_same_generator_same_forgery():
     image, panels = textured(), [textured(seed=1), textured(seed=2)]
     for seed in range(6):
-        first, second = (forge(image, SynthesisSettings(), seed, panels=panels) for _ in range(2))
+        first, second = (forged(image, SynthesisSettings(), seed, panels=panels) for _ in range(2))
         assert np.array_equal(first.image, second.image) and np.array_equal(first.masks, second.masks)
         assert first.record == second.record
-    assert not np.array_equal(forge(image, PLAIN, 0).image, forge(image, PLAIN, 1).image)
+    assert not np.array_equal(forged(image, PLAIN, 0).image, forged(image, PLAIN, 1).image)
 
 
 def test_the_input_is_not_changed_and_the_record_is_json():
     image, panel = textured(), textured(seed=1)
     kept = image.copy(), panel.copy()
     for seed in range(8):
-        forgery = forge(image, SynthesisSettings(), seed, panels=[panel])
+        forgery = forged(image, SynthesisSettings(), seed, panels=[panel])
         assert json.loads(json.dumps(forgery.record)) == forgery.record
     assert np.array_equal(image, kept[0]) and np.array_equal(panel, kept[1])
 
@@ -424,7 +424,7 @@ def test_number_and_area_of_contents_follow_the_data_set():
     image = textured(462, 462, smooth=3.0)
     shapes = ("blob", "ellipse", "rectangle", "polygon")  # cells are as large as the image's cells are
     settings = SynthesisSettings(content_kinds=shapes, panel_probability=0.0)
-    made = [forge(image, settings, seed) for seed in range(200)]
+    made = [forged(image, settings, seed) for seed in range(200)]
     contents = np.array([len(forgery.masks) for forgery in made])
     shares = np.array([forgery.masks.any(axis=0).mean() for forgery in made])
     assert 0.55 < (contents == 1).mean() < 0.8 and 0.15 < (contents == 2).mean() < 0.37
@@ -444,7 +444,7 @@ def test_number_and_area_of_contents_follow_the_data_set():
 )
 def test_images_that_cannot_be_used_are_refused(image, words):
     with pytest.raises(ValueError, match=words):
-        forge(image, SynthesisSettings(), 0)
+        forged(image, SynthesisSettings(), 0)
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def test_images_that_cannot_be_used_are_refused(image, words):
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong)).split("_")[-1].rstrip("s")[:5]):
-        forge(textured(), replace(SynthesisSettings(), **wrong), 0)
+        forged(textured(), replace(SynthesisSettings(), **wrong), 0)
 
 
 # The command line
