@@ -12,12 +12,12 @@ A folder of synthesis.py has a JSON beside each image: its forgeries are also sh
 region, rotation, scale, blending and JPEG quality.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from config import BenchmarkCommand
+from runtime.command_line import parse_or_exit, run
 
-import tyro
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(BenchmarkCommand)  # above the heavy imports: `--help` and mistakes answer at once
 
-if TYPE_CHECKING:
-    pass
 from benchmarks.ablation import study
 from benchmarks.accuracy import accuracy
 from benchmarks.calibrate import calibrate
@@ -28,32 +28,12 @@ from config import (
     CalibrateSettings,
     FaultsSettings,
     MatchingSpeedSettings,
-    SpeedSettings,
     StepSpeedSettings,
     StudySettings,
 )
-from runtime.command_line import run
-
-Commands = (
-    Annotated[AccuracySettings, tyro.conf.subcommand("accuracy")]
-    | Annotated[MatchingSpeedSettings, tyro.conf.subcommand("matching-speed")]
-    | Annotated[CalibrateSettings, tyro.conf.subcommand("calibrate")]
-    | Annotated[SpeedSettings, tyro.conf.subcommand("speed")]
-    | Annotated[StepSpeedSettings, tyro.conf.subcommand("step-speed")]
-    | Annotated[StudySettings, tyro.conf.subcommand("study")]
-    | Annotated[FaultsSettings, tyro.conf.subcommand("faults")]
-)
 
 
-def main(
-    settings: AccuracySettings
-    | MatchingSpeedSettings
-    | CalibrateSettings
-    | SpeedSettings
-    | StepSpeedSettings
-    | StudySettings
-    | FaultsSettings,
-) -> int | None:
+def main(settings: BenchmarkCommand) -> int | None:
     """Run the chosen table; the exit status where it is not 0."""
     if isinstance(settings, AccuracySettings):
         accuracy(settings)
@@ -73,4 +53,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main, Commands)
+    run(main, SETTINGS)

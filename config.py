@@ -9,9 +9,9 @@ import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, subcommand
 
 PATCH = 14  # side of a DINOv2 patch in pixels: one cell of the embedding grid
 WEIGHTS = Path(__file__).resolve().parent / "weights"  # what ships
@@ -361,6 +361,17 @@ class FaultsSettings:
     lines: int = 1000000  # lines of the predictions that a run goes on from
     turned: int = 50  # images that are mirrored and turned
     seed: int = 0  # of all that is drawn
+
+
+BenchmarkCommand = (
+    Annotated[AccuracySettings, subcommand("accuracy")]
+    | Annotated[MatchingSpeedSettings, subcommand("matching-speed")]
+    | Annotated[CalibrateSettings, subcommand("calibrate")]
+    | Annotated[SpeedSettings, subcommand("speed")]
+    | Annotated[StepSpeedSettings, subcommand("step-speed")]
+    | Annotated[StudySettings, subcommand("study")]
+    | Annotated[FaultsSettings, subcommand("faults")]
+)  # which table benchmark.py makes
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,15 @@
 Nothing is downloaded. `make demo` synthesises forgeries from them and runs the whole method.
 """
 
+from config import DemoSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(DemoSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
+
 from pathlib import Path
 
-from config import DemoSettings
-from runtime.command_line import run
 from runtime.files import atomic_write
 
 NAMES = [
@@ -46,4 +51,4 @@ def main(settings: DemoSettings) -> None:
 
 
 if __name__ == "__main__":
-    run(main, DemoSettings)
+    run(main, SETTINGS)

@@ -1,7 +1,4 @@
-"""Ranks, seeds and gathering: the same script runs plain, under torchrun, on CPUs and on GPUs.
-
-torch is imported by the functions that need it, so that a script without a model can still share its work.
-"""
+"""Joining the ranks of a job, seeds and gathering: the same script runs plain, under torchrun, on CPUs and on GPUs."""
 
 import os
 import random
@@ -9,64 +6,24 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
+import torch
+from torch.distributed import PrefixStore, Store
 
-if TYPE_CHECKING:
-    import torch
+from runtime.ranks import Ranks, read_ranks
 
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among all processes of the job."""
-
-    rank: int = 0  # of this process, 0 to world - 1
-    world: int = 1  # processes in the job
-    local_rank: int = 0  # of this process on its machine: its GPU
-    restarts: int = 0  # times torchrun has started the job again
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes the files and shows the bars."""
-        return self.rank == 0
-
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This rank's items: every item belongs to exactly one rank, for any number of ranks."""
-        return items[self.rank :: self.world]
+WAIT = timedelta(minutes=30)  # a rank may wait for as long as another one validates or writes
 
 
-def read_ranks() -> Ranks:
-    """Ranks from the environment that torchrun sets; one process without it."""
-    variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
-    return Ranks(*(int(os.environ.get(name, default)) for name, default in zip(variables, (0, 1, 0, 0), strict=True)))
-
-
-def _end_with_launcher() -> None:
-    """A rank ends when torchrun was killed: it would go on writing beside the job that is started next."""
-    launcher = os.getppid()
-
-    def follow() -> None:
-        while os.getppid() == launcher:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def start() -> tuple[Ranks, "torch.device"]:
-    """Join the job: NCCL with one GPU per process, gloo on CPUs; nothing to join in a single process.
+def start() -> tuple[Ranks, torch.device]:
+    """Join the job: NCCL with one GPU for each process, gloo on CPUs; nothing to join in a single process.
 
     Returns:
         The ranks and the device of this process.
     """
-    import torch
-
     ranks = read_ranks()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
@@ -74,30 +31,46 @@ def start() -> tuple[Ranks, "torch.device"]:
         torch.cuda.set_device(device)
     if ranks.world > 1:
         _end_with_launcher()
-        # A rank may wait for as long as another validates or writes.
-        limit = timedelta(minutes=30)
-        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=limit))
-        store = own_store(store, rank, world)
+        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=WAIT))
         torch.distributed.init_process_group(
-            "nccl" if cuda else "gloo", timeout=limit, store=store, rank=rank, world_size=world
+            "nccl" if cuda else "gloo",
+            timeout=WAIT,
+            store=own_store(store, rank, world),
+            rank=rank,
+            world_size=world,
         )
     return ranks, device
 
 
-def own_store(store: "torch.distributed.Store", rank: int, world: int) -> "torch.distributed.Store":
-    """The part of torchrun's store that belongs to this start of the job.
+def _end_with_launcher() -> None:
+    """End this rank once torchrun has ended, even by `kill -9`.
+
+    torchrun ends its ranks itself, unless it is killed. Ranks that live on would write into the run's folder beside
+    those of the job that is started next.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def own_store(store: Store, rank: int, world: int) -> Store:
+    """The part of torchrun's key-value store that belongs to this start of the job.
 
     torchrun keeps one store over all restarts, with the addresses of ranks that have ended; a rank that reads such an
-    address fails or waits for ever. Nor does it number the starts: its count of restarts differs between machines. So
-    rank 0 names the start, each other rank gives its own name for it, and the start is on once rank 0 lists them all.
+    address fails, or waits for ever. Its count of restarts cannot tell the starts apart, since it differs between
+    machines. Therefore rank 0 gives this start a name, every other rank joins it under a name of its own, and the start
+    is complete once rank 0 has listed them all.
 
     Args:
-        store: That of all starts.
-        rank: This process, 0 to world - 1.
-        world: Processes in the job.
+        store: that of all starts.
+        rank: of this process, 0 to world - 1.
+        world: processes in the job.
     """
-    from torch.distributed import PrefixStore
-
     own = uuid.uuid4().hex
     if rank == 0:
         store.set("start", own)
@@ -105,7 +78,7 @@ def own_store(store: "torch.distributed.Store", rank: int, world: int) -> "torch
         store.set("complete", " ".join(names))
         return PrefixStore(own, store)
     while True:
-        start = store.get("start").decode()  # perhaps of an earlier start: then nobody lists this rank's name
+        start = store.get("start").decode()  # perhaps that of an earlier start: then no list holds this rank's name
         store.set(f"joins {rank}", f"{start} {own}")
         names = store.get("complete").decode().split() if store.check(["complete"]) else []
         if names[:1] == [start] and own in names:
@@ -113,8 +86,8 @@ def own_store(store: "torch.distributed.Store", rank: int, world: int) -> "torch
         time.sleep(0.02)
 
 
-def _name_of(store: "torch.distributed.Store", rank: int, start: str) -> str:
-    """Wait until another rank has joined this start: its name."""
+def _name_of(store: Store, rank: int, start: str) -> str:
+    """Wait until another rank has joined this start, and return its name."""
     while True:
         joined, _, name = store.get(f"joins {rank}").decode().partition(" ")
         if joined == start:
@@ -124,25 +97,19 @@ def _name_of(store: "torch.distributed.Store", rank: int, start: str) -> str:
 
 def finish() -> None:
     """Leave the job."""
-    import torch
-
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch alike on all ranks, so that they start from the same weights."""
-    import torch
-
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def sum_over_ranks(values: "torch.Tensor") -> "torch.Tensor":
-    """Sum of a tensor over all ranks, the same on each of them."""
-    import torch
-
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all ranks, the same on each of them; the tensor itself is changed."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
     return values
@@ -150,8 +117,6 @@ def sum_over_ranks(values: "torch.Tensor") -> "torch.Tensor":
 
 def gather(items: Sequence[Any]) -> list[Any]:
     """All ranks' items (plain Python objects), rank by rank, on every rank."""
-    import torch
-
     if not torch.distributed.is_initialized():
         return list(items)
     parts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -161,7 +126,5 @@ def gather(items: Sequence[Any]) -> list[Any]:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    import torch
-
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

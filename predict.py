@@ -12,6 +12,12 @@ and some files could not be read; 2 bad usage; 1 a fault of the program; 130 int
 every other status for a failure, a run that ends well always gives 0.
 """
 
+from config import PredictSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(PredictSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import contextlib
 import errno
 import glob
@@ -36,8 +42,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from config import PredictSettings
-from distributed import Ranks, read_ranks
 from images.folders import IMAGE_SUFFIXES
 from images.read import read_image
 from metrics import AUTHENTIC, encode_mask, write_annotations
@@ -45,9 +49,10 @@ from report.entries import Entry, error_entry, illustrate, read_entry, unique_na
 from report.page import write_page
 from report.shapes import bounding_box
 from report.words import describe_copy
-from runtime.command_line import run, to_dict
+from runtime.command_line import to_dict
 from runtime.errors import InputError, one_line
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
+from runtime.ranks import Ranks, read_ranks
 from runtime.workers import follow_parent
 
 if TYPE_CHECKING:
@@ -794,4 +799,4 @@ def summarize(out: Path, page: Path) -> int:
 
 
 if __name__ == "__main__":
-    run(main, PredictSettings)
+    run(main, SETTINGS)

@@ -12,6 +12,12 @@ OUT gets settings.json, log.jsonl, curves.png, last.pt (for --resume) and, with 
 format of transformers' `Dinov2Model`. SIGTERM and Ctrl-C save and end with status 143 and 130.
 """
 
+from config import PretrainSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(PretrainSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import json
 import math
 import shutil
@@ -24,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from config import PATCH, PretrainSettings
-from runtime.command_line import run, to_dict
+from config import PATCH
+from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, exclusive_lock, write_json
 
@@ -488,4 +494,4 @@ def save_backbone(backbone: "nn.Module", folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, PretrainSettings)
+    run(main, SETTINGS)

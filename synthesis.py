@@ -10,6 +10,12 @@ was made from. Images with the same `base` may share pixels and belong into the 
 the settings; a run that was stopped goes on with --resume and ends with the same files.
 """
 
+from config import SynthesizeSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(SynthesizeSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import hashlib
 import itertools
 import json
@@ -22,11 +28,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from config import SynthesizeSettings
 from forgery.forge import Forgery, forge
 from images.folders import find_images
 from images.read import read_image
-from runtime.command_line import run, to_dict
+from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
 from runtime.workers import follow_parent
@@ -208,4 +213,4 @@ def _save_array(path: Path, masks: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    run(main, SynthesizeSettings)
+    run(main, SETTINGS)

@@ -10,6 +10,12 @@ report/index.html, a page that shows every image with its findings and its truth
 Images without truth (test_images/) have no record.
 """
 
+from config import TestSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(TestSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import hashlib
 import json
 import sys
@@ -18,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import TestSettings
-from distributed import Ranks, finish, gather, start
-from runtime.command_line import run, to_dict
+from distributed import finish, gather, start
+from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, write_json
+from runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,4 +164,4 @@ def _cell(figure: dict[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    run(main, TestSettings)
+    run(main, SETTINGS)

@@ -11,6 +11,12 @@ TensorBoard events, last.pt (everything that --resume needs) and best.pt (the mo
 SIGTERM and Ctrl-C save last.pt at the next step and end with status 143 and 130.
 """
 
+from config import TrainSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(TrainSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import contextlib
 import hashlib
 import json
@@ -23,11 +29,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from config import TrainSettings
-from distributed import Ranks, barrier, finish, gather, read_ranks, seed_everything, start, sum_over_ranks
-from runtime.command_line import from_dict, run, to_dict
+from distributed import barrier, finish, gather, seed_everything, start, sum_over_ranks
+from runtime.command_line import from_dict, to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, exclusive_lock, flush_to_disk, write_json
+from runtime.ranks import Ranks, read_ranks
 
 # Settings that may change when a run goes on: they do not change what is learned.
 FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.num_workers"}
@@ -529,4 +535,4 @@ def _announce(run: Run, training: list[Any], skipped: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, TrainSettings)
+    run(main, SETTINGS)

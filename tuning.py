@@ -8,6 +8,12 @@ beside it lie the study (.sqlite3: the same command goes on where it was stopped
 a page of the search (.png, .html).
 """
 
+from config import TuningSettings
+from runtime.command_line import parse_or_exit, run
+
+if __name__ == "__main__":
+    SETTINGS = parse_or_exit(TuningSettings)  # above the heavy imports: `--help` and mistakes answer at once
+
 import csv
 import hashlib
 import json
@@ -16,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import ClusteringSettings, TuningSettings
-from runtime.command_line import run, to_dict
+from config import ClusteringSettings
+from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, write_json
 
@@ -262,4 +268,4 @@ def plot_search(trials: Sequence[Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, TuningSettings)
+    run(main, SETTINGS)

@@ -16,8 +16,8 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from distributed import read_ranks
 from runtime.errors import InputError, one_line
+from runtime.ranks import read_ranks
 
 T = TypeVar("T")
 
@@ -43,26 +43,43 @@ def parse(cls: type[T], argv: list[str] | None = None, description: str | None =
         raise InputError(" ".join(line for line in lines[1:] if line)) from None
 
 
-def run(main: Callable[[T], int | None], cls: type[T]) -> typing.NoReturn:
-    """Entry point of every script: parse, call `main`, and end with its exit status; a rank ends without cleaning up.
+def parse_or_exit(cls: type[T]) -> T:
+    """Settings of a script from its command line; `--help` and mistakes end the process here.
+
+    A script calls this above its imports of numpy, cv2 and torch, which take seconds, so that both answer at once:
+
+        if __name__ == "__main__":
+            SETTINGS = parse_or_exit(TrainSettings)
+    """
+    parsed: list[T] = []
+    doc = sys.modules["__main__"].__doc__ or ""
+    status = _status_of(lambda: parsed.append(parse(cls, description=_keep_tables(doc))))
+    if not parsed:
+        sys.exit(status)
+    return parsed[0]
+
+
+def run(main: Callable[[T], int | None], settings: T) -> typing.NoReturn:
+    """Call a script's `main` and end the process with the exit status that it returns (None: 0).
 
     A user's mistake (`InputError`, a missing file) and what the machine lacks (a full disk, a process that was killed
-    for want of memory) is one line on stderr and status 2. Anything else is a fault of ours and keeps its traceback.
+    because memory ran out) is one line on stderr and status 2. Any other exception is a fault of the program and keeps
+    its traceback.
     """
-    status = _status(main, cls)
-
+    status = _status_of(lambda: main(settings))
     if read_ranks().world > 1:
-        # gloo's threads may still hold tensors; released while the interpreter ends, they abort the rank (pytorch #179291).
+        # gloo's threads may still hold tensors. Released while the interpreter ends, they abort the rank (pytorch
+        # #179291): so it ends without cleaning up.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
-def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
+def _status_of(call: Callable[[], int | None]) -> int:
     name = Path(sys.argv[0]).name
     try:
-        return main(parse(cls, description=_unwrapped(sys.modules["__main__"].__doc__ or ""))) or 0
+        return call() or 0
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -75,7 +92,7 @@ def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
             raise
         text = f"{fault.strerror}; free some space, then start again, with --resume where the script has it"
     except RuntimeError as fault:
-        # torch tells of a killed loader process by a plain RuntimeError, wherever the main one happens to be.
+        # torch reports a killed loader process by a plain RuntimeError, wherever the main process happens to be.
         if not isinstance(fault, BrokenExecutor) and not str(fault).startswith("DataLoader worker (pid"):
             raise
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again, where nobody catches it
@@ -90,8 +107,8 @@ def _status(main: Callable[[T], int | None], cls: type[T]) -> int:
     return 2
 
 
-def _unwrapped(doc: str) -> str:
-    """A script's docstring so that tyro, which fills paragraphs, keeps its tables of commands line by line."""
+def _keep_tables(doc: str) -> str:
+    """A script's docstring, changed so that tyro, which fills paragraphs, keeps tables of commands line by line."""
     paragraphs = []
     for paragraph in doc.strip().split("\n\n"):
         table = any(line.startswith("    ") or "  " in line for line in paragraph.splitlines())
@@ -151,7 +168,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             raise InputError(f"{name} is {value!r}; allowed: {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
-        return tuple(value)
+        return tuple(_convert(arguments[0], item, name) for item in value)  # every tuple here is `tuple[T, ...]`
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):

@@ -13,7 +13,7 @@ SCRIPTS = ("train", "tuning", "test", "predict", "library", "synthesis", "pretra
 # What a room or a file at the top may import; `config`, `runtime` and itself always.
 MAY_IMPORT = {
     "config": set(),
-    "runtime": {"distributed"},
+    "runtime": set(),
     "distributed": set(),
     "metrics": set(),
     "losses": set(),

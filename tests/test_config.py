@@ -1,67 +1,132 @@
-"""Settings: every flag has its help, values survive saving, mistakes are one line."""
+"""Settings: every flag has its help, values survive saving, old files load, mistakes are one line."""
 
 import dataclasses
 import io
 import os
 import subprocess
 import sys
+import typing
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-import demo
-from config import DemoSettings, TrainSettings
-from runtime.command_line import from_dict, parse, run, to_dict
+import config
+from config import PredictSettings, StudySettings, TrainSettings, TuningSettings
+from runtime.command_line import RENAMED, from_dict, parse, to_dict
 from runtime.errors import InputError
-from runtime.files import atomic_write, read_json, write_json
+from runtime.files import read_json, write_json
 
-SCRIPTS = [
-    value for name, value in vars(config).items() if name.endswith("Settings") and "out" in value.__annotations__
-]
+ROOT = Path(config.__file__).parent
+CLASSES = [value for name, value in vars(config).items() if name.endswith("Settings")]
+SCRIPTS = ("train", "tuning", "test", "predict", "synthesis", "pretrain", "benchmark", "demo")
 
 
-def help_of(cls, monkeypatch):
+def run_code(code, *arguments, **environment):
+    """Run Python code in a fresh process, as a script of the project would run."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+
+# Help ---------------------------------------------------------------------------------------------------------------
+
+
+def fields_of(cls):
+    """Every field of a settings class and of the groups in it, each with the class that it is written in."""
+    for field in dataclasses.fields(cls):
+        group = field.default_factory if dataclasses.is_dataclass(field.default_factory) else field.type
+        if dataclasses.is_dataclass(group):
+            yield from fields_of(group)
+        else:
+            yield cls, field.name
+
+
+def comment_of(cls, name):
+    """The comment on a field's line in config.py."""
+    lines = (ROOT / "config.py").read_text().splitlines()
+    start = lines.index(f"class {cls.__name__}:")
+    return next(line.partition("  # ")[2] for line in lines[start:] if line.startswith(f"    {name}: "))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_setting_has_help(cls, monkeypatch):
+    """The comment on a field's line is what --help shows for its flag."""
     monkeypatch.setenv("COLUMNS", "250")
     text = io.StringIO()
     with pytest.raises(SystemExit) as stop, redirect_stdout(text):
         parse(cls, ["--help"])
     assert stop.value.code == 0
-    return " ".join(text.getvalue().replace("│", " ").split())
+    shown = " ".join(text.getvalue().replace("│", " ").split())
+    for owner, name in fields_of(cls):
+        comment = comment_of(owner, name)
+        assert len(comment) > 10, f"{owner.__name__}.{name} has no help"
+        assert " ".join(comment.split())[:40] in shown, name
 
 
-@pytest.mark.parametrize("cls", SCRIPTS, ids=lambda cls: cls.__name__)
-def test_every_setting_has_its_help(cls, monkeypatch):
-    shown = help_of(cls, monkeypatch)
-    source = Path(config.__file__).read_text().splitlines()
-
-    def check(group):
-        for field in dataclasses.fields(group):
-            nested = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
-            if nested or dataclasses.is_dataclass(field.type):
-                check(nested or field.type)
-                continue
-            (line,) = [x for x in _body(source, group) if x.startswith(f"    {field.name}: ")]
-            comment = line.partition("  # ")[2]
-            assert len(comment) > 10, f"{group.__name__}.{field.name} has no help"
-            assert " ".join(comment.replace("`", "").split())[:40] in shown.replace("`", ""), field.name
-
-    check(cls)
-
-
-def _body(source, group):
-    start = source.index(f"class {group.__name__}:")
-    end = next((i for i in range(start + 1, len(source)) if source[i] and not source[i].startswith(" ")), len(source))
-    return source[start:end]
-
-
-def test_settings_survive_saving(tmp_path):
-    settings = parse(
-        TrainSettings, ["--data", "x", "--out", "r", "--head-widths", "3", "4", "--cache", "c", "--resume"]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_nothing_heavy(script):
+    """--help answers without numpy, cv2 and torch, which take seconds to import."""
+    code = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n"
+        "    print(sorted({'numpy', 'cv2', 'torch', 'PIL', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
+    done = run_code(f"import sys; sys.argv = ['{script}.py', '--help']; sys.path.insert(0, '.')\n{code}")
+    assert done.returncode == 0 and "show this help" in done.stdout and done.stderr == "[]\n", done.stderr
+
+
+# Saving and loading -------------------------------------------------------------------------------------------------
+
+
+def example(cls):
+    """Settings of a class with its defaults; paths and numbers where it has none."""
+    values = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        field = cls.__dataclass_fields__[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = example(hint)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[name] = Path("x") if hint is Path else (Path("x"),)
+    return cls(**values)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_settings_survive_saving(cls, tmp_path):
+    """What was written as JSON is read as the same settings."""
+    write_json(tmp_path / "s.json", to_dict(example(cls)))
+    assert from_dict(cls, read_json(tmp_path / "s.json")) == example(cls)
+
+
+def test_given_settings_survive_saving():
+    """Tuples, paths and switches from the command line come back as what they were."""
+    arguments = ["--data", "x", "--out", "r", "--head-widths", "3", "4", "--cache", "c", "--resume"]
+    settings = parse(TrainSettings, arguments)
     assert settings.model.head_widths == (3, 4) and settings.loader.cache == Path("c") and settings.resume
-    write_json(tmp_path / "s.json", to_dict(settings))
-    assert from_dict(TrainSettings, read_json(tmp_path / "s.json")) == settings
+    assert from_dict(TrainSettings, to_dict(settings)) == settings
+    given = PredictSettings(paths=(Path("a"), Path("b")), out=Path("o"), num_workers=3)
+    assert from_dict(PredictSettings, to_dict(given)) == given
+
+
+def with_old_names(values):
+    """Saved settings as they were written before the settings got their present names."""
+    old = {new: name for name, new in RENAMED.items() if new != "target_fpr"} | {"target_fpr": "max_false_alarms"}
+    if not isinstance(values, dict):
+        return values
+    return {old.get(name, name): with_old_names(value) for name, value in values.items()}
+
+
+def test_old_names_are_understood():
+    """settings.json and checkpoints that were written before the renaming load as the same settings."""
+    met = set()
+    for cls in (TrainSettings, TuningSettings, config.TestSettings, PredictSettings, StudySettings):
+        saved = with_old_names(to_dict(example(cls)))
+        met |= {name for name in RENAMED if f"'{name}'" in str(saved)}
+        if cls is TrainSettings:
+            saved["model"]["preset"] = "method"
+        assert from_dict(cls, saved) == example(cls)
+    assert met == set(RENAMED)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +139,13 @@ def test_settings_survive_saving(tmp_path):
         ({"model": {"image": 3}}, "unknown settings image for ModelSettings"),
     ],
 )
-def test_saved_settings_that_do_not_fit_are_refused(change, message):
+def test_wrong_saved_settings_are_refused(change, message):
+    """Unknown names, wrong types and values that are not allowed are named."""
     with pytest.raises(InputError, match=message):
         from_dict(TrainSettings, {"data": {"data": "x"}, "out": "r", **change})
+
+
+# Command line -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,63 +157,47 @@ def test_saved_settings_that_do_not_fit_are_refused(change, message):
         (["--data", "x", "--out", "y", "--amp", "int8"], "int8"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(arguments, message):
+def test_typing_mistakes_are_one_line(arguments, message):
+    """A missing, unknown or unreadable flag is one line without tyro's box around it."""
     with pytest.raises(InputError, match=message) as fault:
         parse(TrainSettings, arguments)
     assert "\n" not in str(fault.value) and "│" not in str(fault.value)
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a" / "f.txt"
-    atomic_write(path, lambda temporary: temporary.write_text("old"))
-
-    def fails(temporary):
-        temporary.write_text("half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        atomic_write(path, fails)
-    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["f.txt"]
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+def test_out_below_a_file(tmp_path):
+    """A folder that cannot be made, because a file is in its place or above it, is one line."""
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        monkeypatch.setattr(sys, "argv", ["demo.py", str(out)])
-        with pytest.raises(SystemExit) as end:
-            run(demo.main, DemoSettings)
-        printed = capsys.readouterr().err
-        assert end.value.code == 2 and printed.count("\n") == 1 and str(tmp_path) in printed
+        done = subprocess.run([sys.executable, "demo.py", out], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
 
 
-def test_a_killed_process_is_told_of_once():
+def test_killed_process_is_reported_once():
+    """torch's handler for ended children would raise a second time while the script is ending."""
     code = """
-import concurrent.futures, os, signal, config
+import concurrent.futures, os, signal
+from runtime.command_line import run
 def killed(*_):
     raise concurrent.futures.BrokenExecutor("a loader process was killed")
 signal.signal(signal.SIGCHLD, killed)  # as torch does, for as long as the killed process is its own
 try:
-    config.run(killed, config.DemoSettings)
+    run(killed, None)
 finally:
     os.kill(os.getpid(), signal.SIGCHLD)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, "x"], cwd=Path(config.__file__).parent, capture_output=True, text=True
-    )
+    done = run_code(code)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was killed, probably" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_rank_ends_with_its_status_and_output_but_without_cleaning_up(world):
+def test_ranks_end_without_cleaning_up(world):
+    """A rank ends with its status and its output, but nothing runs at its exit; a single process ends as usual."""
     code = """
-import atexit, config
+import atexit
+from runtime.command_line import run
 atexit.register(print, "cleaned up")
-config.run(lambda settings: print("done") or 3, config.DemoSettings)
+run(lambda settings: print("done") or 3, None)
 """
-    environment = os.environ | {"WORLD_SIZE": str(world), "RANK": "0", "LOCAL_RANK": "0"}
-    folder = Path(config.__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", code, "x"], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    done = run_code(code, WORLD_SIZE=str(world), RANK="0", LOCAL_RANK="0")
     assert done.returncode == 3, done.stderr
     assert done.stdout.split("\n")[:-1] == (["done", "cleaned up"] if world == 1 else ["done"])

@@ -15,9 +15,9 @@ import torch
 
 import train
 from config import DataSettings, LoaderSettings
-from distributed import Ranks
 from runtime.command_line import to_dict
 from runtime.errors import InputError
+from runtime.ranks import Ranks
 
 ROOT = Path(train.__file__).parent
 TIMES = {"seconds"}
