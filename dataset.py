@@ -41,6 +41,7 @@ from images.letterbox import (
     valid_cells,
 )
 from runtime.errors import InputError
+from runtime.workers import Flag
 
 
 def augmentation() -> Any:
@@ -330,27 +331,10 @@ class Loader:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """This machine's way to start processes, with `_Flag` for the event by which torch ends its loader processes."""
+    """This machine's way to start processes, with `Flag` for the event by which torch ends its loader processes."""
     context = copy.copy(multiprocessing.get_context())
-    context.Event = _Flag
+    context.Event = Flag
     return context
-
-
-class _Flag:
-    """An event between processes without a lock: one that is killed in `is_set` leaves nothing that others wait for.
-
-    Of multiprocessing.Event it has what torch's loader calls. That one takes a lock to be read, which every loader
-    process does before each batch; one that was killed in there kept its training waiting for ever.
-    """
-
-    def __init__(self) -> None:
-        self._value = multiprocessing.RawValue("b", 0)
-
-    def set(self) -> None:
-        self._value.value = 1
-
-    def is_set(self) -> bool:
-        return self._value.value == 1
 
 
 def _start_worker(_: int) -> None:

@@ -20,7 +20,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from images.read import read_image
 from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
-from runtime.workers import follow_parent
+from runtime.workers import map_in_processes
 
 RUN_ONLY = ("authentic", "out", "num_workers", "resume")  # settings that do not change what is made
 
@@ -94,7 +94,7 @@ def main(settings: SynthesizeSettings) -> None:
     left = [job for job in jobs if not job.done]
     left_out: set[str] = set()
     with tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="image", desc="synthesis") as bar:
-        for reasons in _map(_write, left, settings.num_workers):
+        for reasons in map_in_processes(_write, left, settings.num_workers, bar=False):
             left_out.update(reasons)
             bar.update()
     print(f"{settings.count} forged and {len(jobs) - settings.count} authentic images in {settings.out}")
@@ -134,27 +134,6 @@ def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
         tried = [choices[order[(number + i) % len(order)]] for i in range(min(TRIES, len(order)))]
         jobs.append(_Job(settings, number, [members for _, members in tried], [base for base, _ in tried]))
     return jobs
-
-
-def _map(function: Callable[[_Job], list[str]], jobs: Sequence[_Job], num_workers: int) -> Iterator[list[str]]:
-    """Results of all jobs, in processes of their own when there is more than one worker."""
-    if num_workers == 1:
-        yield from map(function, jobs)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=_start_worker) as pool:
-        try:
-            yield from pool.map(function, jobs, chunksize=4)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    follow_parent()
 
 
 def _write(job: _Job) -> list[str]:

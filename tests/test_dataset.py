@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from config import DataSettings, LoaderSettings, SplitSettings, SynthesisSettings
-from dataset import ForgeryDataset, StepSampler, _context, _Flag, make_loader
+from dataset import ForgeryDataset, StepSampler, _context, make_loader
 from images.cache import ImageCache, read_letterboxed
 from images.folders import ImageFile, find_images, read_all, readable_images, select_split, split_images
 from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks, valid_cells
 from images.masks import read_masks
 from runtime.errors import InputError
+from runtime.workers import Flag
 
 ROOT = Path(__file__).parent.parent
 
@@ -922,7 +923,7 @@ def test_a_killed_loader_process_leaves_nothing_that_others_wait_for(tmp_path):
     next(iter(loader))
     worker, ends = loader._batches._iterator._workers[0], loader._batches._iterator._workers_done_event
     loader.close()
-    assert isinstance(ends, _Flag) and ends.is_set() and not worker.is_alive()
+    assert isinstance(ends, Flag) and ends.is_set() and not worker.is_alive()
 
 
 def test_importing_needs_neither_torch_nor_albumentations():
