@@ -13,8 +13,9 @@ import pickle
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,9 @@ from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_cor
 from runtime.command_line import from_dict, to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
+
+if TYPE_CHECKING:
+    from images.cache import ArrayCache
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,6 +68,8 @@ class ForgeryModel(nn.Module):
         InputError: the image size is no multiple of 14, the weights are missing, or too many blocks are unfrozen.
     """
 
+    feature_cache: "ArrayCache | None" = None  # keeps the features of each image, while the backbone is frozen
+
     def __init__(self, settings: ModelSettings, backbone: nn.Module | None = None) -> None:
         """Take `backbone`, or load the one that the settings name."""
         super().__init__()
@@ -101,33 +107,48 @@ class ForgeryModel(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(
-        self, pixels: Tensor | None, valid: Tensor | None = None, features: tuple[Tensor, ...] | None = None
-    ) -> Tensor:
+    def forward(self, pixels: Tensor, valid: Tensor | None = None) -> Tensor:
         """Embed images.
 
         Args:
-            pixels: (B, 3, S, S) float32, normalised; S a multiple of 14. Not needed with `features`.
+            pixels: (B, 3, S, S) float32, normalised; S a multiple of 14.
             valid: (B, G, G) bool, G = S / 14: cells that are not padding; all when not given. Only the
                 correlations look at it: padding is nobody's match.
-            features: what `features` gave for these images, where that is known already.
         Returns:
             (B, G, G, D) float32 unit vectors.
         """
-        features = self.features(pixels, valid) if features is None else features
-        embeddings = self.head(*features)
+        embeddings = self.head(*self.features(pixels, valid))
         return F.normalize(embeddings.float(), dim=-1)  # float32 also inside autocast
 
     def features(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What the head sees: tokens (B, G, G, hidden) and, but for the method's own way, numbers and match.
+        """What the head sees: tokens (B, G, G, hidden) and, for the presets with correlation, numbers and match.
 
         Args and cells: as `forward`; numbers (B, G, G, C) float32 and match (B, G, G) int64 as in correlation.py.
-        Nothing of it changes in training while the backbone is frozen.
+        Nothing of it changes in training while the backbone is frozen: `feature_cache`, where there is one, then
+        gives the features of each image that it has seen before.
         """
+        if valid is None:
+            valid = torch.ones(len(pixels), *[pixels.shape[-1] // PATCH] * 2, dtype=torch.bool, device=pixels.device)
+        if self.feature_cache is None or self.settings.unfreeze_blocks:
+            return self._compute_features(pixels, valid)
+        rows = [self._cached_features(*row) for row in zip(pixels.split(1), valid.split(1), strict=True)]
+        return tuple(torch.from_numpy(np.concatenate(kind)).to(pixels.device) for kind in zip(*rows, strict=True))
+
+    def _cached_features(self, pixels: Tensor, valid: Tensor) -> list[np.ndarray]:
+        """`features` of one image as arrays, which never have numpy's missing type bfloat16."""
+
+        def make() -> list[np.ndarray]:
+            found = self._compute_features(pixels, valid)
+            return [(value.float() if value.is_floating_point() else value).cpu().numpy() for value in found]
+
+        s = self.settings
+        depends_on = (f"{s.preset} {s.neighbours} {s.exclusion}", pixels.cpu().numpy(), valid.cpu().numpy())
+        return self.feature_cache.get(depends_on, make)
+
+    def _compute_features(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         tokens, s = self.tokens(pixels), self.settings
         if s.preset == "mlp":
             return (tokens,)
-        valid = torch.ones(tokens.shape[:3], dtype=torch.bool, device=tokens.device) if valid is None else valid
         if s.preset == "self-correlation":
             return tokens, *self_correlation(tokens, valid, s.neighbours, s.exclusion)
         return tokens, *patch_correlation(pixels, valid, s.exclusion)

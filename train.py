@@ -24,7 +24,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -114,7 +114,6 @@ class Run:
     progress: Progress
     interrupt: Interrupt
     log: Log | None = None  # on the main rank
-    features: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)  # see `known_features`
     saved_at: float = 0.0  # when last.pt was written, in seconds
 
     @property
@@ -213,6 +212,7 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
     import torch
 
     from dataset import make_loader
+    from images.cache import MemoryCache
     from images.folders import find_images, readable_images, select_split, split_images
     from losses import ForgeryLoss
     from model import ForgeryModel, amp_dtype, autocast, load_model_state
@@ -236,6 +236,8 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
         seed=settings.seed,
     )
     model = ForgeryModel(settings.model).to(device).train()
+    if settings.cache_features:
+        model.feature_cache = MemoryCache()
     groups = model.parameter_groups(settings.learning_rate, settings.backbone_learning_rate)
     run = Run(
         settings=settings,
@@ -321,10 +323,7 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
         with contextlib.nullcontext() if alone or i == len(batches) - 1 else run.wrapped.no_sync():
             labels = batch["labels"].to(run.device, non_blocking=True)
             with run.autocast:
-                if run.settings.cache_features:
-                    embeddings = run.wrapped(None, features=known_features(run, batch["image"], labels >= 0))
-                else:
-                    embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
+                embeddings = run.wrapped(to_pixels(batch["image"].to(run.device, non_blocking=True)), labels >= 0)
             loss, terms = run.criterion(embeddings, labels, batch["num_labels"])
             run.scaler.scale(loss * share).backward()
         sums += share * torch.stack([loss.detach(), *terms.values()]).double()
@@ -340,27 +339,6 @@ def train_step(run: Run, batches: list[dict[str, Any]]) -> tuple[dict[str, float
     run.optimizer.zero_grad(set_to_none=True)
     values |= {"gradient_norm": float(norm), "learning_rate": run.optimizer.param_groups[0]["lr"]}
     return values, bool(stopped)
-
-
-def known_features(run: Run, images: Any, valid: Any) -> tuple[Any, ...]:
-    """The model's features of a batch, computed when an image comes for the first time and kept on the CPU.
-
-    Args:
-        images: (B, S, S, 3) uint8. valid: (B, G, G) bool. The key is the image's content.
-    """
-    import torch
-
-    from model import to_pixels
-
-    rows = []
-    for image, cells in zip(images, valid, strict=True):
-        key = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
-        if key not in run.features:
-            with torch.no_grad():
-                found = run.model.features(to_pixels(image[None].to(run.device)), cells[None])
-            run.features[key] = tuple(value[0].cpu() for value in found)
-        rows.append(run.features[key])
-    return tuple(torch.stack(values).to(run.device) for values in zip(*rows, strict=True))
 
 
 def set_learning_rates(run: Run) -> None:

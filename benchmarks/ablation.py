@@ -1,5 +1,4 @@
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from config import (
     TrainSettings,
     TuningSettings,
 )
+from images.cache import DiskCache
 from images.folders import find_images, read_all
 from runtime.command_line import to_dict
 from runtime.errors import InputError
@@ -168,7 +168,6 @@ def training(settings: StudySettings, name: str, seed: int, folder: Path) -> Tra
         patience=settings.epochs,
         validation_images=8,
         checkpoint_seconds=60.0,
-        cache_features=not variant.end_to_end,
         seed=seed,
         split=SplitSettings(val_fraction=TUNING_SHARE, test_fraction=0.0),
         loader=LoaderSettings(num_workers=0, augment=False, **variant.loader),
@@ -219,39 +218,17 @@ def read_records(path: Path) -> "list[Record]":
 
 @contextlib.contextmanager
 def kept_features(folder: Path) -> Iterator[None]:
-    """Inside, `ForgeryModel.features` of a frozen backbone are read from `folder`, or computed and written there.
+    """Inside, every model with a frozen backbone keeps the features of images in `folder`, and reads them there.
 
-    The key is the input and what the features depend on; OUT belongs to one backbone.
+    The folder belongs to one backbone.
     """
-    import torch
-
     from model import ForgeryModel
 
-    compute = ForgeryModel.features
-
-    def features(model: ForgeryModel, pixels: torch.Tensor, valid: torch.Tensor | None = None) -> tuple[Any, ...]:
-        s = model.settings
-        if s.unfreeze_blocks:
-            return compute(model, pixels, valid)
-        valid = torch.ones(len(pixels), s.grid_size, s.grid_size, dtype=torch.bool) if valid is None else valid
-        rows = []
-        for image_file, cells in zip(pixels.split(1), valid.split(1), strict=True):
-            content = hashlib.blake2b(f"{s.preset} {s.neighbours} {s.exclusion}".encode(), digest_size=16)
-            content.update(image_file.cpu().numpy().tobytes())
-            content.update(cells.cpu().numpy().tobytes())
-            path = folder / f"{content.hexdigest()}.pt"
-            if not path.exists():
-                with torch.no_grad():
-                    found = tuple(value.cpu().clone() for value in compute(model, image_file, cells))
-                atomic_write(path, lambda temporary, found=found: torch.save(found, temporary), lasting=False)
-            rows.append(torch.load(path, weights_only=True))
-        return tuple(torch.cat(values).to(pixels.device) for values in zip(*rows, strict=True))
-
-    ForgeryModel.features = features
+    ForgeryModel.feature_cache = DiskCache(folder)
     try:
         yield
     finally:
-        ForgeryModel.features = compute
+        ForgeryModel.feature_cache = None
 
 
 @contextlib.contextmanager

@@ -51,8 +51,12 @@ class ArrayCache(ABC):
     def store(self, key: str, arrays: Sequence[np.ndarray]) -> None:
         """Keep the arrays."""
 
-    def get(self, key: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """The arrays of this key; where the cache does not have them, `make` makes them and they are stored."""
+    def get(self, inputs: Sequence[str | np.ndarray], make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """What `make` makes of the inputs, which are its key: from the cache, or made now and stored.
+
+        `inputs`: everything that the result depends on.
+        """
+        key = content_key(*inputs)
         arrays = self.load(key)
         if arrays is None:
             arrays = list(make())

@@ -473,13 +473,12 @@ def test_cache_gives_what_decoding_gives(tmp_path, forged, monkeypatch):
     fresh = read_letterboxed(forged, 112, config)
     assert fresh.image.shape == (75, 112, 3) and fresh.coverage.shape == (2, 75, 112)
     assert (fresh.height, fresh.width) == (60, 90)
-    assert cache.load(forged) is None
     assert same(read_letterboxed(forged, 112, config, cache), fresh)
     monkeypatch.setattr("images.folders.read_image", lambda *_: pytest.fail("decoded again"))
     assert same(read_letterboxed(forged, 112, config, cache), fresh)
-    other_size = ImageCache(tmp_path / "cache", 1, 56)
-    assert other_size.load(forged) is None
-    assert same(ImageCache(tmp_path / "cache", 1, 112).load(forged), fresh)  # another process, later
+    assert same(read_letterboxed(forged, 112, config, ImageCache(tmp_path / "cache", 1, 112)), fresh)  # later
+    with pytest.raises(pytest.fail.Exception):
+        read_letterboxed(forged, 56, config, ImageCache(tmp_path / "cache", 1, 56))  # another size
 
 
 @pytest.mark.parametrize("which", ["image", "mask", "mask with the same size"])
@@ -494,14 +493,14 @@ def test_a_changed_file_is_read_again(tmp_path, forged, which):
     os.utime(forged.image if which == "image" else forged.mask, ns=(1, 1))
     after = read_letterboxed(forged, 112, config, cache)
     assert not same(before, after) and same(after, read_letterboxed(forged, 112, config))
-    assert len(list((tmp_path / "cache").glob("*.image"))) == 1  # the old one has been replaced
+    assert len(list((tmp_path / "cache").glob("*.arrays"))) == 1  # the old one has been replaced
 
 
 @pytest.mark.parametrize("fault", ["cut", "empty", "flipped", "zeros", "foreign"])
 def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
     config, cache = data_settings(tmp_path), ImageCache(tmp_path / "cache", 1, 112)
     fresh = read_letterboxed(forged, 112, config, cache)
-    (path,) = (tmp_path / "cache").glob("*.image")
+    (path,) = (tmp_path / "cache").glob("*.arrays")
     data = bytearray(path.read_bytes())
     damaged = {
         "cut": data[:-7],
@@ -511,7 +510,6 @@ def test_a_damaged_cache_file_is_made_again(tmp_path, forged, fault):
         "foreign": b"[1, 2]\n" + data,
     }
     path.write_bytes(damaged[fault])
-    assert cache.load(forged) is None
     assert same(read_letterboxed(forged, 112, config, cache), fresh)
     assert path.read_bytes() == data
 
@@ -522,10 +520,9 @@ def test_cache_keeps_to_its_limit(tmp_path):
     one = 75 * 112 * 3  # bytes of an authentic image, header not counted
     cache = ImageCache(tmp_path / "cache", 4 * (one + 9000) / 1e9, 112)
     contents = [read_letterboxed(image_file, 112, config, cache) for image_file in image_files]
-    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.image"))
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.arrays"))
     assert one < size <= 4 * (one + 9000)
-    kept = [cache.load(image_file) for image_file in image_files]
-    assert 1 < sum(content is not None for content in kept) < 12
+    assert 1 < len(list((tmp_path / "cache").glob("*.arrays"))) < 12
     for image_file, content in zip(image_files, contents, strict=True):
         assert same(read_letterboxed(image_file, 112, config, cache), content)
     assert int((tmp_path / "cache" / "total").read_text()) == size
@@ -534,12 +531,13 @@ def test_cache_keeps_to_its_limit(tmp_path):
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path, forged):
     cache = ImageCache(tmp_path / "cache", 1, 112)
     fresh = read_letterboxed(forged, 112, data_settings(tmp_path), cache)
-    (tmp_path / "cache" / ".0123.image.7.tmp").write_bytes(b"half")
+    (tmp_path / "cache" / ".0123.arrays.7.tmp").write_bytes(b"half")
     (tmp_path / "cache" / "total").write_text("")  # killed between cutting it off and writing the sum
     cache = ImageCache(tmp_path / "cache", 1, 112)
-    (path,) = (tmp_path / "cache").glob("*.image")
+    (path,) = (tmp_path / "cache").glob("*.arrays")
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {path.name, "total"}
-    assert int((tmp_path / "cache" / "total").read_text()) == path.stat().st_size and same(cache.load(forged), fresh)
+    assert int((tmp_path / "cache" / "total").read_text()) == path.stat().st_size
+    assert same(cache.get(forged, lambda: pytest.fail("it is there")), fresh)
 
 
 def hammer(cache_folder, root, seed, answers):
@@ -563,7 +561,7 @@ def test_cache_shared_by_processes(tmp_path):
     assert [answers.get(timeout=60) for _ in processes] == [0] * 4
     for process in processes:
         process.join()
-    files = list((tmp_path / "cache").glob("*.image"))
+    files = list((tmp_path / "cache").glob("*.arrays"))
     assert 0 < sum(path.stat().st_size for path in files) <= 200_000
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([p.name for p in files] + ["total"])
 

@@ -67,7 +67,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
     assert trained == [("narrow-3", False), ("balance-3", False)]
     records = {name: (settings.out / "runs" / f"{name}-3" / "records.jsonl").read_text() for name in settings.variants}
     assert all(len(text.splitlines()) == 6 for text in records.values())
-    features = sorted((settings.out / "features").iterdir())
+    features = sorted((settings.out / "features").glob("*.arrays"))
     # Both variants look at the same images: 12 made of TRAIN and 6 made of DEV, each embedded once. DEV is TRAIN
     # here, and an authentic image stands in both sets as it is: such a pair counts once.
     assert 9 < len(features) <= 18
@@ -88,7 +88,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
     # What each variant changes has reached the training.
     saved = json.loads((settings.out / "runs/balance-3/settings.json").read_text())
-    assert saved["loss"]["balance"] and saved["loader"]["label_coverage"] == 0.25 and saved["cache_features"]
+    assert saved["loss"]["balance"] and saved["loader"]["label_coverage"] == 0.25
     assert json.loads((settings.out / "runs/narrow-3/tuned.json").read_text())["target_fpr"] == 0.05
 
     with pytest.raises(InputError, match="forged was 6, is 7"):
@@ -97,7 +97,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
 def test_end_to_end_trains_the_backbone(settings):
     made = training(settings, "end-to-end", 0, settings.out)
-    assert made.model.unfreeze_blocks == 3 and not made.cache_features and made.gradient_accumulation_steps == 1
+    assert made.model.unfreeze_blocks == 3 and made.gradient_accumulation_steps == 1
 
 
 def test_table_is_made_of_the_records(settings):
@@ -130,15 +130,15 @@ def test_kept_features_are_the_models_own(backbone, tmp_path, preset):
     pixels = torch.randn(2, 3, 112, 112, generator=generator)
     valid = torch.ones(2, 8, 8, dtype=torch.bool)
     valid[1, 6:] = False
-    own, unkept = model.features(pixels, valid), ForgeryModel.features
+    own = model.features(pixels, valid)
     with kept_features(tmp_path):
         for _ in range(2):  # computed, then read
             for value, kept in zip(own, model.features(pixels, valid), strict=True):
                 assert torch.allclose(value.float(), kept.float(), atol=1e-5)
-        assert len(list(tmp_path.iterdir())) == 2
+        assert len(list(tmp_path.glob("*.arrays"))) == 2
         model.features(pixels, torch.ones_like(valid))  # another part of the second image counts
-        assert len(list(tmp_path.iterdir())) == 3
-    assert ForgeryModel.features is unkept
+        assert len(list(tmp_path.glob("*.arrays"))) == 3
+    assert ForgeryModel.feature_cache is None
 
 
 def test_tuning_under_a_bound_prefers_findings_within_it():
