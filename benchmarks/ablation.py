@@ -54,18 +54,20 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "method": Variant("(a) the method as defined: 1024, 768, 512"),
     "narrow": Variant("(a) with a head of 256, 192, 128, as all below", NARROW),
-    "balance": Variant("(b) balanced anchors", NARROW, {"balance": True}),
+    "balance": Variant("(b) balanced anchors", NARROW, {"class_balanced": True}),
     "temperature": Variant("(b) temperature 0.2", NARROW, {"temperature": 0.2}),
     "margin": Variant("(b) separation margin 1", NARROW, {"separation_margin": 1.0}),
     "coverage": Variant("(b) cells labelled from a quarter of their area on", NARROW, loader={"label_coverage": 0.25}),
     "self-correlation": Variant("(c) matches among tokens", NARROW | {"preset": "self-correlation"}),
     "patch-correlation": Variant("(c) matches among pixels", NARROW | {"preset": "patch-correlation"}),
-    "patch-balance": Variant("(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"balance": True}),
+    "patch-balance": Variant(
+        "(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"class_balanced": True}
+    ),
     "large": Variant("(d) inputs of 924 px, 66 x 66 cells", NARROW | {"image_size": 924}),
     "patch-large": Variant(
         "(c) and (d) matches among pixels at 616 px, balanced",
         NARROW | {"preset": "patch-correlation", "image_size": 616},
-        {"balance": True},
+        {"class_balanced": True},
     ),
     "end-to-end": Variant("(a) with the backbone trained too", NARROW, end_to_end=True),
 }

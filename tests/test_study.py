@@ -35,11 +35,10 @@ def settings(image_files, backbone, tmp_path, monkeypatch):
     """Two variants with one seed each, at 56 px."""
     small = {"image_size": 56, "head_widths": (16,), "embedding_size": 8}
     monkeypatch.setattr(
-        study,
-        "VARIANTS",
+        "benchmarks.ablation.VARIANTS",
         {
             "narrow": Variant("plain", small),
-            "balance": Variant("balanced", small, {"balance": True}, {"label_coverage": 0.25}),
+            "balance": Variant("balanced", small, {"class_balanced": True}, {"label_coverage": 0.25}),
             "end-to-end": Variant("trained through", small, end_to_end=True),
         },
     )
@@ -88,7 +87,7 @@ def test_a_study_runs_once_and_goes_on_where_it_stopped(settings, monkeypatch, c
 
     # What each variant changes has reached the training.
     saved = json.loads((settings.out / "runs/balance-3/settings.json").read_text())
-    assert saved["loss"]["balance"] and saved["loader"]["label_coverage"] == 0.25
+    assert saved["loss"]["class_balanced"] and saved["loader"]["label_coverage"] == 0.25
     assert json.loads((settings.out / "runs/narrow-3/tuned.json").read_text())["target_fpr"] == 0.05
 
     with pytest.raises(InputError, match="forged was 6, is 7"):
