@@ -99,10 +99,10 @@ def supcon(
 
     Args:
         z: (B, N, D) float32 unit vectors. squares: (B, N), |z|^2. members: (B, N, K) one-hot. counts: (B, K).
-        sums: (B, K, D). balance: each label counts the same, however few its cells: in a forgery the background
+        sums: (B, K, D). class_balanced: each label counts the same, however few its cells: in a forgery the background
             has 97 % of them.
     Returns:
-        (B,) float32: mean of l_i over the anchors that have a positive, or with `balance` the mean over labels of
+        (B,) float32: mean of l_i over the anchors that have a positive, or with `class_balanced` the mean over labels of
         the means of l_i over their anchors; 0 where none has.
     """
     valid = members.sum(2)  # (B, N): 1 for a cell, 0 for padding

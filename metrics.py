@@ -188,8 +188,8 @@ _AUTHENTIC: Callable[[Record], bool] = lambda r: r.n_true == 0  # noqa: E731
 FIGURES: dict[str, tuple[str, Callable[[Record], bool], Callable[[Record], float]]] = {
     "of1": ("oF1, all images", lambda r: True, lambda r: r.object_f1),
     "of1_forged": ("oF1, forged images", _FORGED, lambda r: r.object_f1),
-    "false_alarms": ("authentic images with a false alarm", _AUTHENTIC, lambda r: float(r.n_predicted > 0)),
-    "found": ("forged images with a hit", _FORGED, lambda r: float(r.pixel_tp > 0)),
+    "false_positive_rate": ("authentic images with a false alarm", _AUTHENTIC, lambda r: float(r.n_predicted > 0)),
+    "image_recall": ("forged images with a hit", _FORGED, lambda r: float(r.pixel_tp > 0)),
     "pixel_f1": ("pixel F1, mean over forged images", _FORGED, lambda r: r.pixel_f1),
     "pixel_precision": (
         "pixel precision, mean over forged images",
@@ -226,6 +226,6 @@ def format_table(table: dict[str, dict[str, float | int]]) -> str:
     lines = [f"{'':44} value    95 % interval   images"]
     for name, row in table.items():
         lines.append(
-            f"{FIGURES[name][0]:44} {row['value']:.3f}   [{row['low']:.3f}, {row['high']:.3f}]   {row['pictures']}"
+            f"{FIGURES[name][0]:44} {row['value']:.3f}   [{row['low']:.3f}, {row['high']:.3f}]   {row['images']}"
         )
     return "\n".join(lines)

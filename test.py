@@ -106,7 +106,7 @@ def load_ways(settings: TestSettings) -> "tuple[dict[str, Detector], Mapping[str
         return {"matching": whole}, {}
     modes = {mode: whole if mode == "both" else whole.alone(mode) for mode in settings.modes}
     if not modes:
-        raise InputError("--modes names no way; allowed: embedding matching both")
+        raise InputError("--modes is empty; allowed: embedding matching both")
     return modes, whole.splits
 
 
@@ -123,17 +123,17 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
     modes = {mode: [r.records[mode] for r in results if r.records] for r in results for mode in r.records}
 
     def write_records(path: Path) -> None:
-        lines = [{"way": mode} | record_to_dict(record) for mode, records in modes.items() for record in records]
+        lines = [{"mode": mode} | record_to_dict(record) for mode, records in modes.items() for record in records]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     rows = [(result.case_id, result.page_name, result.annotation) for result in results]
-    summary: dict[str, Any] = {"hardware": hardware, "ways": {}}
+    summary: dict[str, Any] = {"hardware": hardware, "modes": {}}
     for mode, records in modes.items():
         seconds = sum(record.seconds for record in records)
         rate = len(records) / seconds
-        summary["ways"][mode] = {"figures": summarize(records), "images_per_second": rate}
+        summary["modes"][mode] = {"figures": summarize(records), "images_per_second": rate}
         print(f"\n{mode}: {rate:.2f} images per second in each process; {hardware}")
-        print(format_table(summary["ways"][mode]["figures"]))
+        print(format_table(summary["modes"][mode]["figures"]))
     atomic_write(out / "records.jsonl", write_records)
     atomic_write(out / "submission.csv", lambda path: write_annotations(path, rows))
     write_json(out / "metrics.json", summary)
@@ -146,7 +146,7 @@ def write_report(settings: TestSettings, results: list[Result], summary: dict[st
     from report.entries import read_entry
     from report.page import write_page
 
-    folder, modes = settings.out / "report", summary["ways"]
+    folder, modes = settings.out / "report", summary["modes"]
     names = [name for name in FIGURES if any(name in mode["figures"] for mode in modes.values())]
     cells = [[FIGURES[name][0], *(_cell(mode["figures"].get(name)) for mode in modes.values())] for name in names]
     write_page(

@@ -471,8 +471,8 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], last: Path) -> N
         )
     if saved["step_images"] != now["step_images"]:
         raise InputError(
-            f"{last} was made with {saved['step_pictures']} images per optimiser step over all ranks, now it would "
-            f"be {now['step_pictures']}; use the same number of processes"
+            f"{last} was made with {saved['step_images']} images per optimiser step over all ranks, now it would "
+            f"be {now['step_images']}; use the same number of processes"
         )
     if (saved["training"], saved["validation"]) != (now["training"], now["validation"]):
         raise InputError(f"the images in the data folder are not those that {last} was made with; restore them")

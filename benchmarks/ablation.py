@@ -37,7 +37,11 @@ SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the images are the same fo
 NARROW = {"head_widths": (256, 192), "embedding_size": 128}  # a fifth of the time of the method's head
 
 
-COLUMNS = {"of1_forged": "oF1, forged", "false_alarms": "authentic with a false alarm", "found": "forged with a hit"}
+COLUMNS = {
+    "of1_forged": "oF1, forged",
+    "false_positive_rate": "authentic with a false alarm",
+    "image_recall": "forged with a hit",
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_train import launch
+from tests.test_train import launch
 
 import test
 import train
@@ -20,7 +20,7 @@ from config import (
     LoaderSettings,
     ModelSettings,
     SplitSettings,
-    TestSettings,
+    TestSettings as ScoreSettings,
     TrainSettings,
     TuningSettings,
 )
@@ -64,7 +64,7 @@ def detector(run):
 
 def score(data, run, out, **other):
     """Settings of a test; the cascade alone unless said otherwise, for the matching has tests of its own."""
-    return TestSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "ways": ("embedding",)} | other))
+    return ScoreSettings(DataSettings(data), out, **({"checkpoint": run / "best.pt", "modes": ("embedding",)} | other))
 
 
 def test_masks_have_the_size_of_the_image(detector, data):
@@ -135,7 +135,7 @@ def test_tuning_writes_what_test_reproduces(run, data, tmp_path, capsys):
     tuning.main(replace(settings, out=tmp_path / "whole.json", trials=8))
     assert list(csv.DictReader((tmp_path / "whole.csv").open())) == trials
     test.main(score(data, run, tmp_path / "test", clustering=settings.out, split="val"))
-    figures = json.loads((tmp_path / "test" / "metrics.json").read_text())["ways"]["embedding"]["figures"]
+    figures = json.loads((tmp_path / "test" / "metrics.json").read_text())["modes"]["embedding"]["figures"]
     assert figures["of1"]["value"] == pytest.approx(tuned["of1"], abs=1e-9) and figures["of1"]["images"] == 6
     with pytest.raises(InputError, match="another checkpoint, folder or seed"):
         tuning.main(replace(settings, seed=1))
@@ -149,10 +149,10 @@ def test_test_scores_its_split_once_and_keeps_the_records(run, data, tmp_path, c
         f"{folder}/{base}" for base in splits if splits[base] == "test" for folder in ("authentic", "forged")
     )
     lines = [json.loads(line) for line in (tmp_path / "test" / "records.jsonl").read_text().splitlines()]
-    assert {line.pop("way") for line in lines} == {"embedding"}
+    assert {line.pop("mode") for line in lines} == {"embedding"}
     records = [Record(**line) for line in lines]
     assert [record.id for record in records] == expected
-    table = json.loads((tmp_path / "test" / "metrics.json").read_text())["ways"]["embedding"]["figures"]
+    table = json.loads((tmp_path / "test" / "metrics.json").read_text())["modes"]["embedding"]["figures"]
     assert table == json.loads(json.dumps(summarize(records)))
     detector = Detector.load(run / "best.pt").alone("embedding")
     rows = list(csv.DictReader((tmp_path / "test" / "submission.csv").open()))
@@ -175,15 +175,15 @@ def test_two_ranks_score_the_same(run, data, tmp_path):
 def test_the_three_ways(run, data, tmp_path):
     """The matching proves the squares that stand twice to the bit, whatever an untrained model proposes."""
     test.main(score(data, run, tmp_path, modes=("embedding", "matching", "both"), split="val"))
-    modes = json.loads((tmp_path / "metrics.json").read_text())["ways"]
+    modes = json.loads((tmp_path / "metrics.json").read_text())["modes"]
     assert list(modes) == ["embedding", "matching", "both"]
     for way in ("matching", "both"):
         figures = modes[way]["figures"]
-        assert figures["of1_forged"]["value"] > 0.95 and figures["false_alarms"]["value"] == 0
+        assert figures["of1_forged"]["value"] > 0.95 and figures["false_positive_rate"]["value"] == 0
     found = Detector.load(run / "best.pt").detect(read_image(data / "forged" / "0.png"))
     assert found.grid is not None and len(found.instances) == 1 and found.instances[0].copies
     test.main(score(data, run, tmp_path, checkpoint=None, split="all"))
-    assert list(json.loads((tmp_path / "metrics.json").read_text())["ways"]) == ["matching"]
+    assert list(json.loads((tmp_path / "metrics.json").read_text())["modes"]) == ["matching"]
 
 
 def test_evidence_alone_needs_no_torch():

@@ -70,7 +70,7 @@ def unit(*shape, seed=0):
     return torch.nn.functional.normalize(z, dim=-1)
 
 
-@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("class_balanced", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_and_gradient_equal_the_loop(kind, class_balanced):
     labels = image(kind)

@@ -135,11 +135,11 @@ def test_summary_by_hand():
     table = m.summarize(records)
     assert table["of1"]["value"] == pytest.approx((1 + 0 + 0.8 + 0) / 4)
     assert table["of1_forged"]["value"] == pytest.approx(0.4) and table["of1_forged"]["images"] == 2
-    assert table["false_alarms"]["value"] == 0.5 and table["found"]["value"] == 0.5
+    assert table["false_positive_rate"]["value"] == 0.5 and table["image_recall"]["value"] == 0.5
     assert table["pixel_f1"]["value"] == pytest.approx(0.4)
     assert table["pixel_precision"]["value"] == pytest.approx((8 / 12 + 0) / 2)
     assert table["pixel_recall"]["value"] == pytest.approx(0.5)
     assert table["of1"]["low"] <= table["of1"]["value"] <= table["of1"]["high"]
     assert m.summarize(records) == table  # the bootstrap is seeded
-    assert "false_alarms" not in m.summarize(records[2:])
+    assert "false_positive_rate" not in m.summarize(records[2:])
     assert "oF1, all images" in m.format_table(table)
