@@ -45,10 +45,10 @@ import numpy as np
 from images.folders import IMAGE_SUFFIXES
 from images.read import read_image
 from metrics import AUTHENTIC, encode_mask, write_annotations
-from report.entries import Entry, error_entry, illustrate, read_entry, unique_name
+from report.entries import Entry, error_entry, read_entry, unique_name, write_entry
 from report.page import write_page
+from report.sentences import describe_copy
 from report.shapes import bounding_box
-from report.words import describe_copy
 from runtime.command_line import to_dict
 from runtime.errors import InputError, one_line
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
@@ -216,7 +216,7 @@ class Worker:
         if "mask" in line:
             data = _label_png(detection.masks)
             atomic_write(out / line["mask"], lambda temporary: temporary.write_bytes(data), lasting=False)
-        illustrate(out / "report", job.name, job.path, image, detection, **job.place)
+        write_entry(out / "report", job.name, job.path, image, detection, **job.place)
         return line
 
 

@@ -73,7 +73,7 @@ def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], lis
 
     from images.folders import find_images, read_all, select_split
     from metrics import encode_annotation, score_image
-    from report.entries import illustrate, unique_name
+    from report.entries import unique_name, write_entry
 
     modes, splits = load_ways(settings)
     image_files = find_images(settings.data.data)
@@ -90,7 +90,7 @@ def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], lis
                 records[mode] = score_image(name, found.masks, masks, found.score, found.seconds)
         page_name = unique_name(image_file.image)
         truth = {} if image_file.forged is None else {"truth": masks, "record": records[mode]}
-        illustrate(settings.out / "report", page_name, image_file.image, image, found, **truth)
+        write_entry(settings.out / "report", page_name, image_file.image, image, found, **truth)
         results.append(Result(name, encode_annotation(found.masks), records, page_name))
     return results, skipped
 

@@ -1,4 +1,4 @@
-"""Cut-outs of a copy and its source, aligned."""
+"""A copy and its source, cut out of the image and aligned so that their pixels can be compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,127 +7,145 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from report.colours import FRAME_RGB
+
 if TYPE_CHECKING:
-    pass
-from copymove.copies import Copy
-from copymove.regions import Region
+    from copymove.copies import Copy
+    from copymove.regions import Region
 
-CROP_SIDE = 400  # longest side of a cut-out
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are exclusive
 
-
-LEAST_SPREAD = 16.0  # variance in squared grey levels under which a change of contrast cannot be told from noise
-
-
-BLANK = (230, 234, 239)  # RGB of what lies outside of the image: the page's frames
+CROP_SIDE = 400  # longest side of a cut-out, pixels
+MIN_VARIANCE = 16.0  # squared grey levels; in flatter regions a change of contrast cannot be told from noise
 
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Source and copy cut out of the image, the copy brought back onto the source."""
+    """Cut-outs of a source and its copy, the copy transformed so that it lies on the source pixel by pixel."""
 
     source: np.ndarray  # (h, w, 3) uint8 RGB
     copy: np.ndarray  # (h, w, 3) uint8 RGB
-    within: np.ndarray  # (h, w) bool: where the copy's surroundings lie in the image; elsewhere the copy is blank
-    compared: np.ndarray  # (h, w) bool: inside both regions
-    difference: np.ndarray  # (h, w) uint8: mean absolute difference over the channels, brightness matched
+    in_image: np.ndarray  # (h, w) bool: where `copy` shows the image; elsewhere it has the colour FRAME_RGB
+    compared: np.ndarray  # (h, w) bool: pixels inside both regions
+    difference: np.ndarray  # (h, w) uint8: mean absolute difference over the channels, after matching contrast
     gain: float | None  # contrast of the copy relative to the source, mean over the channels; None where too flat
-    offset: float  # brightness added to the copy, grey levels, at the source's mean
-    identical: float  # share of the compared pixels that are equal in every channel as they stand, 0 to 1
+    offset: float  # mean brightness of the copy minus that of the source, grey levels
+    identical: float  # share of the compared pixels that are equal in all channels without any matching, 0 to 1
     scale: float  # pixels of the cut-out per pixel of the image, at most 1
 
 
 def align_pair(image: np.ndarray, copy: "Copy", side: int = CROP_SIDE) -> AlignedPair:
-    """Cut source and copy out of an image (H, W, 3) uint8 with some surroundings, at most `side` pixels across."""
-    height, width = image.shape[:2]
+    """Cut the source and the copy out of an image with a margin around them, and align the copy with the source.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        copy: its regions may reach beyond the image.
+        side: longest side of the cut-outs in pixels; larger regions are shrunk.
+    """
+    shape = image.shape[:2]
     h, w = copy.source.mask.shape
     margin = max(6, round(0.15 * max(h, w)))
-    box = _clip(copy.source.x - margin, copy.source.y - margin, copy.source.x + w + margin, copy.source.y + h + margin,
-                width, height)  # fmt: skip
-    x0, y0, x1, y1 = box
-    scale = min(1.0, side / max(x1 - x0, y1 - y0))
-    # Where the cut-out lies around the copy: the corners of its box, mapped.
-    corners = np.array([[x0, x1, x0, x1], [y0, y0, y1, y1], [1, 1, 1, 1]], float)
-    mapped = copy.affine @ corners
-    low, high = np.floor(mapped.min(axis=1)).astype(int) - 2, np.ceil(mapped.max(axis=1)).astype(int) + 3
-    there = _clip(*low, *high, width, height)
+    left, top = copy.source.x, copy.source.y
+    source_box = _clip((left - margin, top - margin, left + w + margin, top + h + margin), shape)
+    copy_box = _clip(_mapped_box(source_box, copy.affine), shape)
 
-    source = shrink_image(image[y0:y1, x0:x1], scale)
-    surroundings = shrink_image(image[there[1] : there[3], there[0] : there[2]], scale)
-    size = source.shape[1::-1]
-    whole = np.vstack([copy.affine, (0, 0, 1)])
-    back = _between(there, surroundings) @ whole @ np.linalg.inv(_between(box, source))
+    scale = min(1.0, side / max(source_box[2] - source_box[0], source_box[3] - source_box[1]))
+    source = shrink_image(_crop(image, source_box), scale)
+    unaligned = shrink_image(_crop(image, copy_box), scale)
+    to_copy = np.vstack([copy.affine, (0, 0, 1)])
+    transform = _image_to_crop(copy_box, unaligned) @ to_copy @ np.linalg.inv(_image_to_crop(source_box, source))
 
-    def brought_back(array: np.ndarray, interpolation: int) -> np.ndarray:
-        return cv2.warpAffine(array, back[:2], size, flags=interpolation | cv2.WARP_INVERSE_MAP)
+    def align(array: np.ndarray, interpolation: int) -> np.ndarray:
+        size = source.shape[1::-1]
+        return cv2.warpAffine(array, transform[:2], size, flags=interpolation | cv2.WARP_INVERSE_MAP)
 
-    source_mask = shrink_image(_cut(copy.source, box), scale)
-    within = brought_back(np.full(surroundings.shape[:2], 255, np.uint8), cv2.INTER_NEAREST) > 127
-    target_mask = brought_back(shrink_image(_cut(copy.target, there), scale), cv2.INTER_NEAREST)
-    compared = (source_mask > 127) & (target_mask > 127)
-    return _compare(source, brought_back(surroundings, cv2.INTER_CUBIC), within, compared, scale)
+    source_mask = shrink_image(_mask_in_box(copy.source, source_box), scale)
+    copy_mask = align(shrink_image(_mask_in_box(copy.target, copy_box), scale), cv2.INTER_NEAREST)
+    in_image = align(np.full(unaligned.shape[:2], 255, np.uint8), cv2.INTER_NEAREST) > 127
+    compared = (source_mask > 127) & (copy_mask > 127)
+    return _compare(source, align(unaligned, cv2.INTER_CUBIC), in_image, compared, scale)
 
 
 def _compare(
-    source: np.ndarray, copy: np.ndarray, within: np.ndarray, compared: np.ndarray, scale: float
+    source: np.ndarray, copy: np.ndarray, in_image: np.ndarray, compared: np.ndarray, scale: float
 ) -> AlignedPair:
-    """Fit the copy's brightness and contrast to the source's inside `compared`, per channel, and take differences."""
+    """Fit the copy's brightness and contrast to the source's per channel (least squares inside `compared`) and take
+    the difference."""
     s, c = source.astype(np.float32), copy.astype(np.float32)
     gain, offsets, fitted = None, np.zeros(3), c
     if compared.any():
-        inside_s, inside_c = s[compared], c[compared]  # (n, 3)
-        means_s, means_c = inside_s.mean(axis=0), inside_c.mean(axis=0)
-        spread = inside_c.var(axis=0)
-        covariance = ((inside_s - means_s) * (inside_c - means_c)).mean(axis=0)
-        back = np.where(spread > 1.0, covariance / np.maximum(spread, 1.0), 1.0)  # flat: brightness alone
-        back = np.clip(back, 0.2, 5.0)
-        fitted = (c - means_c) * back + means_s
-        offsets = means_c - means_s
-        if spread.mean() >= LEAST_SPREAD:
-            gain = float((1 / back).mean())
+        s_inside, c_inside = s[compared], c[compared]  # (n, 3)
+        s_mean, c_mean = s_inside.mean(axis=0), c_inside.mean(axis=0)
+        variance = c_inside.var(axis=0)
+        covariance = ((s_inside - s_mean) * (c_inside - c_mean)).mean(axis=0)
+        slope = np.where(variance > 1.0, covariance / np.maximum(variance, 1.0), 1.0)  # flat: match brightness only
+        slope = np.clip(slope, 0.2, 5.0)
+        fitted = (c - c_mean) * slope + s_mean
+        offsets = c_mean - s_mean
+        if variance.mean() >= MIN_VARIANCE:
+            gain = float((1 / slope).mean())
     difference = np.clip(np.abs(s - fitted).mean(axis=2), 0, 255).astype(np.uint8)
-    same = (source == copy).all(axis=2)[compared]
+    identical = (source == copy).all(axis=2)[compared]
     return AlignedPair(
         source=source,
-        copy=np.where(within[..., None], copy, np.array(BLANK, np.uint8)),
-        within=within,
+        copy=np.where(in_image[..., None], copy, np.array(FRAME_RGB, np.uint8)),
+        in_image=in_image,
         compared=compared,
         difference=difference,
         gain=gain,
         offset=float(offsets.mean()),
-        identical=float(same.mean()) if same.size else 0.0,
+        identical=float(identical.mean()) if identical.size else 0.0,
         scale=scale,
     )
 
 
-def _between(box: Sequence[int], shrunk: np.ndarray) -> np.ndarray:
-    """Matrix (3, 3) from pixels of the image to those of the cut-out of `box`, which may have been shrunk."""
-    x0, y0, x1, y1 = box
-    height, width = shrunk.shape[:2]
-    across, down = width / (x1 - x0), height / (y1 - y0)  # not quite equal: sides are whole pixels
-    # The middle of pixel 0 lies at 0, its border at -0.5.
-    return np.array([[across, 0, 0.5 * across - 0.5 - across * x0], [0, down, 0.5 * down - 0.5 - down * y0], [0, 0, 1]])
-
-
 def shrink_image(array: np.ndarray, scale: float) -> np.ndarray:
+    """An image (H, W) or (H, W, C) resized by `scale` with area averaging; itself where `scale` is 1 or more."""
     if scale >= 1:
         return array
     size = (max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale)))
     return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
 
 
-def _clip(x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """The part of a box inside the image, at least one pixel."""
-    x0, y0 = min(max(int(x0), 0), width - 1), min(max(int(y0), 0), height - 1)
-    return x0, y0, min(max(int(x1), x0 + 1), width), min(max(int(y1), y0 + 1), height)
-
-
-def _cut(region: "Region", box: tuple[int, int, int, int]) -> np.ndarray:
-    """A region's mask as it lies in a box of the image: (h, w) uint8, 0 or 255."""
+def _mapped_box(box: Box, affine: np.ndarray) -> Box:
+    """The upright box around the corners of a box after an affine map (2, 3), with a margin of 2 pixels."""
     x0, y0, x1, y1 = box
-    cut = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    corners = affine @ np.array([[x0, x1, x0, x1], [y0, y0, y1, y1], [1, 1, 1, 1]], float)
+    low, high = np.floor(corners.min(axis=1)).astype(int) - 2, np.ceil(corners.max(axis=1)).astype(int) + 3
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _clip(box: Box, shape: Sequence[int]) -> Box:
+    """The part of a box inside an image of `shape` (height, width), at least one pixel."""
+    height, width = shape
+    x0, y0 = min(max(box[0], 0), width - 1), min(max(box[1], 0), height - 1)
+    return x0, y0, min(max(box[2], x0 + 1), width), min(max(box[3], y0 + 1), height)
+
+
+def _crop(image: np.ndarray, box: Box) -> np.ndarray:
+    x0, y0, x1, y1 = box
+    return image[y0:y1, x0:x1]
+
+
+def _image_to_crop(box: Box, crop: np.ndarray) -> np.ndarray:
+    """Matrix (3, 3) from pixels of the image to pixels of `crop`, which shows `box` and may have been shrunk."""
+    x0, y0, x1, y1 = box
+    height, width = crop.shape[:2]
+    # Not quite the same number: both sides of the crop were rounded to whole pixels.
+    scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
+    # Pixel 0 has its centre at 0 and its border at -0.5.
+    return np.array(
+        [[scale_x, 0, 0.5 * scale_x - 0.5 - scale_x * x0], [0, scale_y, 0.5 * scale_y - 0.5 - scale_y * y0], [0, 0, 1]]
+    )
+
+
+def _mask_in_box(region: "Region", box: Box) -> np.ndarray:
+    """The part of a region's mask inside a box of the image: (h, w) uint8, 0 or 255."""
+    x0, y0, x1, y1 = box
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     h, w = region.mask.shape
     left, top, right, bottom = max(x0, region.x), max(y0, region.y), min(x1, region.x + w), min(y1, region.y + h)
     if left < right and top < bottom:
         part = region.mask[top - region.y : bottom - region.y, left - region.x : right - region.x]
-        cut[top - y0 : bottom - y0, left - x0 : right - x0] = part * np.uint8(255)
-    return cut
+        mask[top - y0 : bottom - y0, left - x0 : right - x0] = part * np.uint8(255)
+    return mask

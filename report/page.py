@@ -1,23 +1,25 @@
+"""The evidence page: one HTML file with a gallery of the images and the evidence of every finding."""
+
+import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-from report.entries import COLOURS, DIFFERENCE_GAIN, Entry
-from report.plots import truth_plots
+import jinja2
+
+from report.colours import COLOURS
+from report.entries import COPY_FILE_KEYS, DIFFERENCE_GAIN, FILE_KEYS, Entry, entry_files
+from report.plots import ScoredImage, plot_scores
 from runtime.files import atomic_write
 
-EMBED_BYTES = 20_000_000  # the page is one file up to this size
-
-
-MISSED_F1 = 0.1  # a true instance matched worse than this counts as missed, a found one as false
-
-
+EMBED_BYTES = 20_000_000  # a page up to this size holds its images itself
+MISSED_F1 = 0.1  # a true instance with a lower F1 counts as missed, a found one as false
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+# One script on the page; the later files use what the earlier ones define.
+SCRIPTS = ("common.js", "verdicts.js", "gallery.js", "viewer.js", "finding.js", "main.js")
 
 
 def write_page(
@@ -26,104 +28,90 @@ def write_page(
     *,
     title: str,
     run: str,
-    details: dict[str, str] | None = None,
+    details: Mapping[str, str] | None = None,
     table: Sequence[Sequence[str]] = (),
     embed_bytes: int = EMBED_BYTES,
 ) -> Path:
-    """Write `folder/index.html` out of the entries of `illustrate` and `unreadable`.
+    """Write `folder/index.html` from the entries of `write_entry` and `error_entry`.
 
     Args:
-        folder: the report's folder; entries' images lie under `folder/images/NAME/`.
-        entries: called for each pass over the entries, which are never all in memory.
+        folder: the report's folder; the files of the entries lie in `folder/images/NAME/`.
+        entries: called twice, once for each pass over the entries, which are never in memory all at once.
         title: heading of the page.
-        run: identity of the run: the reviewer's verdicts are kept in the browser under it.
-        details: lines of "how this was made" (settings, versions), shown at the foot.
-        table: rows of a table of results, the first one its heading; shown where truth is known.
-        embed_bytes: largest size of the page with its images inside; beyond it they stay beside the page.
+        run: identity of the run; the browser keeps the reviewer's verdicts under it.
+        details: settings and versions, shown at the foot of the page.
+        table: rows of a table of results, the first one its header.
+        embed_bytes: largest size in bytes of a page that holds its images; a larger page refers to the files.
     Returns:
         The page's path.
     """
-    size, known, scores = 0, 0, []
+    size, scored = 0, []
     for entry in entries():
-        known += "truth" in entry
-        size += len(json.dumps(entry)) + sum(
-            -(-_image(folder, entry, f).stat().st_size // 3) * 4 for f in _files(entry)
-        )
+        size += _embedded_size(folder, entry)
         if "truth" in entry:
-            truth = entry["truth"]
-            scores.append((entry["score"], truth["object_f1"], [(t["side"], t["f1"]) for t in truth["instances"]]))
+            copies = [(instance["side"], instance["f1"]) for instance in entry["truth"]["instances"]]
+            scored.append(ScoredImage(entry["score"], copies))
     embedded = size <= embed_bytes
+    script = "\n".join((TEMPLATES / name).read_text() for name in SCRIPTS)
     context = {
         "title": title,
-        "run": run,
         "entries": (_with_sources(folder, entry, embedded) for entry in entries()),
-        "details": details or {},
+        "details": dict(details or {}),
         "table": [list(row) for row in table],
-        "plots": truth_plots(scores) if scores else [],
+        "plots": plot_scores(scored) if scored else [],
         "settings": {
             "run": run,
             "title": title,
             "colours": COLOURS,
-            "known": known > 0,
-            "missed": MISSED_F1,
-            "gain": DIFFERENCE_GAIN,
+            "truth_known": bool(scored),
+            "missed_f1": MISSED_F1,
+            "difference_gain": DIFFERENCE_GAIN,
         },
         "embedded": embedded,
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "script": script,
+        # The page's Content-Security-Policy allows the script with this hash, so that no other can run.
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     page = folder / "index.html"
     atomic_write(page, lambda temporary: render("report.html", context, temporary))
     return page
 
 
-def _files(entry: Entry) -> Iterator[str]:
-    """Names of the image files of an entry."""
-    for key in ("thumb", "image", "grid", "anomaly"):
-        if key in entry:
-            yield entry[key]
-    for instance in entry["instances"]:
-        for copy in instance["copies"]:
-            yield from (copy["source"], copy["copy"], copy["difference"])
-
-
-def _image(folder: Path, entry: Entry, file: str) -> Path:
-    return folder / "images" / entry["name"] / file
-
-
-def _with_sources(folder: Path, entry: Entry, embedded: bool) -> Entry:
-    """An entry whose image files became what goes into `src`: data URIs, or paths relative to the page."""
-    import base64
-
-    def source(file: str) -> str:
-        if not embedded:
-            return f"images/{entry['name']}/{file}"
-        kind = file.rsplit(".", 1)[1]
-        return f"data:image/{kind};base64," + base64.b64encode(_image(folder, entry, file).read_bytes()).decode()
-
-    entry = entry | {key: source(entry[key]) for key in ("thumb", "image", "grid", "anomaly") if key in entry}
-    for instance in entry["instances"]:
-        for copy in instance["copies"]:
-            copy |= {key: source(copy[key]) for key in ("source", "copy", "difference")}
-    return entry
-
-
-def render(template: str, context: dict[str, Any], path: Path) -> None:
-    """Stream a template to a file. Text is escaped for HTML, JSON also for script elements."""
-    import jinja2
-
+def render(template: str, context: Mapping[str, Any], path: Path) -> None:
+    """Fill a template of TEMPLATES and write it piece by piece; text is escaped for HTML, JSON also for scripts."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    script, style = (TEMPLATES / "report.js").read_text(), (TEMPLATES / "report.css").read_text()
-    context = context | {"script": script, "style": style, "script_hash": _csp_hash(script)}
+    style = (TEMPLATES / "report.css").read_text()
     with open(path, "w", encoding="utf-8", errors="replace") as file:  # a path may hold bytes that are not UTF-8
-        for piece in environment.get_template(template).generate(context):
+        for piece in environment.get_template(template).generate(style=style, **context):
             file.write(piece)
 
 
-def _csp_hash(text: str) -> str:
-    """Content-Security-Policy source of an inline script: nothing else on the page may run."""
-    import base64
+def _path_of(folder: Path, entry: Entry, file: str) -> Path:
+    return folder / "images" / entry["name"] / file
 
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+def _embedded_size(folder: Path, entry: Entry) -> int:
+    """Bytes that an entry takes on a page which holds its images (base64: 4 bytes for 3, rounded up)."""
+    sizes = [_path_of(folder, entry, file).stat().st_size for file in entry_files(entry)]
+    return len(json.dumps(entry)) + sum(-(-size // 3) * 4 for size in sizes)
+
+
+def _with_sources(folder: Path, entry: Entry, embedded: bool) -> Entry:
+    """An entry with URLs in place of the names of its image files: data URIs, or paths relative to the page."""
+
+    def source(file: str) -> str:
+        if not embedded:
+            return f"images/{entry['name']}/{file}"
+        encoded = base64.b64encode(_path_of(folder, entry, file).read_bytes()).decode()
+        return f"data:image/{file.rsplit('.', 1)[1]};base64,{encoded}"
+
+    instances = [
+        instance
+        | {"copies": [copy | {key: source(copy[key]) for key in COPY_FILE_KEYS} for copy in instance["copies"]]}
+        for instance in entry["instances"]
+    ]
+    return entry | {key: source(entry[key]) for key in FILE_KEYS if key in entry} | {"instances": instances}

@@ -1,72 +1,58 @@
-"""Curves of a training and its page."""
+"""The curves of a training or tuning run and the page that shows them."""
 
+import base64
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-from report.entries import COLOURS
+from report.colours import COLOURS
 from report.page import render
-from report.plots import PLOT_STYLE
+from report.plots import draw_figure
 from runtime.files import atomic_write
 
-# What the curves of a run are called in its log, by panel.
+# Title of a panel -> names in the run's log of the values that it shows.
 CURVES: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "supcon", "separation", "uniformity"),
     "validation oF1": ("of1", "of1_forged"),
     "learning rate": ("learning_rate", "backbone_learning_rate"),
 }
+LINES = ((COLOURS[6], "-"), (COLOURS[4], "--"), (COLOURS[2], ":"), (COLOURS[0], "-."))  # colour, dashes
+
+Log = Sequence[Mapping[str, Any]]
+Panels = dict[str, dict[str, list[tuple[float, float]]]]  # title -> name of a value -> points (x, y)
 
 
 def plot_training(
-    log: Sequence[dict[str, Any]],
-    path: Path,
-    x: str = "total_steps",
-    curves: dict[str, Sequence[str]] | None = None,
+    log: Log, path: Path, x: str = "total_steps", curves: Mapping[str, Sequence[str]] | None = None
 ) -> Path:
-    """Draw the curves of a run as a PNG, one panel beside the other, whole or not at all.
+    """Draw the curves of a run as a PNG, its panels beside each other; the file appears whole or not at all.
 
     Args:
         log: rows of the run's log; a row holds `x` and any of the curves' values, missing or None where not measured.
         path: file to write.
-        x: what runs along the horizontal axis: `total_steps`, `epoch`, `trial`, ...
-        curves: panel title -> names of its values; `CURVES` when not given. Panels without values are left out.
+        x: name in the log of the horizontal axis: `total_steps`, `epoch`, `trial`, ...
+        curves: title of a panel -> names of its values; `CURVES` when not given. Panels without values are left out.
     Raises:
         ValueError: no row holds `x` and a value.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = _panels(log, x, curves or CURVES)
-    with plt.rc_context(PLOT_STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(4.8 * len(panels), 3.4), layout="constrained", squeeze=False
-        )
-        for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-            for (name, points), (colour, dash) in zip(lines.items(), itertools.cycle(LINES)):
+    panels = select_curves(log, x, curves or CURVES)
+    with draw_figure(4.8 * len(panels), 3.4, len(panels)) as (figure, axes):
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for (name, points), (colour, dashes) in zip(lines.items(), itertools.cycle(LINES)):
                 marker = "o" if len(points) < 60 else ""
                 label = name.replace("_", " ")
-                axis.plot(*zip(*points, strict=True), dash, color=colour, marker=marker, markersize=3, label=label)
+                axis.plot(*zip(*points, strict=True), dashes, color=colour, marker=marker, markersize=3, label=label)
             axis.set(xlabel=x.replace("_", " "), title=title, yscale="log" if "rate" in title else "linear")
             axis.legend(frameon=False)
         atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
-        plt.close(figure)
     return path
 
 
-LINES = ((COLOURS[6], "-"), (COLOURS[4], "--"), (COLOURS[2], ":"), (COLOURS[0], "-."))
-
-
-def _panels(
-    log: Sequence[dict[str, Any]], x: str, curves: dict[str, Sequence[str]]
-) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Panel -> curve -> points (x, y), without what the log does not hold."""
-    panels = {}
+def select_curves(log: Log, x: str, curves: Mapping[str, Sequence[str]]) -> Panels:
+    """The points of all curves for which the log holds values, by panel. Raises ValueError where there is none."""
+    panels: Panels = {}
     for title, names in curves.items():
         lines = {
             name: [(row[x], row[name]) for row in log if row.get(name) is not None and row.get(x) is not None]
@@ -87,25 +73,23 @@ def write_run_page(
     figures: Sequence[tuple[str, Path]] = (),
     tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = (),
     notes: Sequence[str] = (),
-    details: dict[str, str] | None = None,
+    details: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page of a training or tuning run, one self-contained HTML file.
 
     Args:
         path: the page, for example OUT/index.html.
         title: its heading.
-        figures: (caption, PNG file) in order; the images are embedded.
-        tables: (caption, rows), the first row being the heading.
+        figures: (caption, PNG file) in the order in which they are shown; the page holds the images themselves.
+        tables: (caption, rows), the first row being the table's header.
         notes: paragraphs under the heading.
-        details: settings and versions, shown at the foot.
+        details: settings and versions, shown at the foot of the page.
     """
-    import base64
-
     images = [
         {"title": caption, "source": "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()}
         for caption, file in figures
     ]
-    context = {"title": title, "notes": list(notes), "figures": images, "details": details or {},
+    context = {"title": title, "notes": list(notes), "figures": images, "details": dict(details or {}),
                "tables": [(caption, [list(map(str, row)) for row in rows]) for caption, rows in tables],
                "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}  # fmt: skip
     atomic_write(path, lambda temporary: render("run.html", context, temporary))
