@@ -2,7 +2,6 @@
 
 import os
 import random
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,12 +13,15 @@ import torch
 from torch.distributed import PrefixStore, Store
 
 from runtime.ranks import Ranks, read_ranks
+from runtime.workers import end_with_parent
 
 WAIT = timedelta(minutes=30)  # a rank may wait for as long as another one validates or writes
 
+_store: Store | None = None  # of this start of the job
+
 
 def start() -> tuple[Ranks, torch.device]:
-    """Join the job: NCCL with one GPU for each process, gloo on CPUs; nothing to join in a single process.
+    """Join the job: NCCL with one GPU for each process, gloo on CPUs; nothing to join in a single process, or twice.
 
     Returns:
         The ranks and the device of this process.
@@ -29,33 +31,15 @@ def start() -> tuple[Ranks, torch.device]:
     device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if ranks.world > 1:
-        _end_with_launcher()
+    if ranks.world > 1 and not torch.distributed.is_initialized():
+        global _store
+        end_with_parent(os.getppid())  # torchrun ends its ranks itself, unless it is killed
         store, rank, world = next(torch.distributed.rendezvous("env://", timeout=WAIT))
+        _store = own_store(store, rank, world)
         torch.distributed.init_process_group(
-            "nccl" if cuda else "gloo",
-            timeout=WAIT,
-            store=own_store(store, rank, world),
-            rank=rank,
-            world_size=world,
+            "nccl" if cuda else "gloo", timeout=WAIT, store=_store, rank=rank, world_size=world
         )
     return ranks, device
-
-
-def _end_with_launcher() -> None:
-    """End this rank once torchrun has ended, even by `kill -9`.
-
-    torchrun ends its ranks itself, unless it is killed. Ranks that live on would write into the run's folder beside
-    those of the job that is started next.
-    """
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def own_store(store: Store, rank: int, world: int) -> Store:
@@ -128,3 +112,19 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def wait_for_slowest() -> None:
+    """Let the first rank wait until all others have called this too; they do not wait.
+
+    Ranks that share out work may finish hours apart, longer than a collective operation like `barrier` waits.
+    """
+    ranks = read_ranks()
+    if _store is None:
+        return
+    if not ranks.main:
+        _store.set(f"done {ranks.rank}", "")
+        _store.check([f"done {ranks.rank}"])  # it has arrived: this process may end
+        return
+    while not _store.check([f"done {rank}" for rank in range(1, ranks.world)]):
+        time.sleep(0.2)

@@ -11,7 +11,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -176,3 +176,27 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{name} is {value!r}; it must be of type {hint.__name__}")
     return value
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """What differs between the saved settings of a run and those it should go on with, as `name was 1, is 2`.
+
+    Args:
+        before, now: as `to_dict` gives them.
+        free: names of settings that may differ.
+    """
+    before, now = _flat(before), _flat(now)
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return [
+        f"--{name.replace('_', '-')} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in names
+        if name not in free
+    ]
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of all groups by their names alone, as on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
