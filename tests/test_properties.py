@@ -15,8 +15,10 @@ import predict
 from config import MatchingSettings, PredictSettings, SynthesisSettings
 from copymove.detect import detect_copies
 from forgery.forge import forge
+from images.inputs import ImageSource
 from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks
 from metrics import decode_mask, encode_mask, object_f1
+from runtime.ranks import Ranks
 
 SEEDS = st.integers(0, 2**32 - 1)
 UNDISTURBED = SynthesisSettings(panel_probability=0.0, degrade_probability=0.0)
@@ -190,11 +192,11 @@ def forged_folder(tmp_path):
 
 def examined(folder, out, order, num_workers, matching=EXACT):
     """What is found in each image, when they are examined in this order."""
-    run = PredictSettings(paths=(folder,), out=out, matching=matching, evidence_only=True)
-    queue = deque(predict.Job(str(folder / f"{number}.png")) for number in order)
+    run = PredictSettings(paths=(folder,), out=out, matching=matching, evidence_only=True, num_workers=num_workers)
+    queue = deque(ImageSource(str(folder / f"{number}.png")) for number in order)
     lines = {}
-    for job, line in predict.examine_all(queue, run, predict.load_detector, num_workers):
-        lines[Path(job.path).stem] = json.dumps({k: v for k, v in line.items() if k != "seconds"})
+    for line in predict.examine_all(queue, run, predict.load_detector, Ranks()):
+        lines[Path(line["path"]).stem] = json.dumps({k: v for k, v in line.items() if k != "seconds"})
     return lines
 
 
