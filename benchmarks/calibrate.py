@@ -124,14 +124,14 @@ def _labelled_features(image_file: "ImageFile") -> list[tuple[dict[str, float], 
     cv2.setNumThreads(1)
     image = read_image(image_file.image)
     shape = image.shape[:2]
-    lossless = any(copy.blocks > 220 for copy in find_exact_blocks(image))
+    lossless = any(copy.covered_pixels > 220 for copy in find_exact_blocks(image))
     truth = image_file.image.with_suffix(".json")
     panels = [panel["box"] for panel in read_json(truth)["panels"]] if truth.is_file() else []
     kinds = ("keypoints", "objects", "dense")
     found = detect_copies(image, MatchingSettings(search_budget=120.0, matching_kinds=kinds))
     true = read_masks(image_file.mask, shape) if image_file.mask is not None else np.zeros((0, *shape), bool)
     rows = []
-    for copy, fact in zip(found.copies, found.facts, strict=True):
+    for copy, fact in zip(found.copies, found.features, strict=True):
         source, target = copy.source.full(shape), copy.target.full(shape)
         inside = [min((source & t).sum() / source.sum(), (target & t).sum() / target.sum()) for t in true]
         if max(inside, default=0.0) > 0.35:

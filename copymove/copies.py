@@ -16,8 +16,8 @@ class Copy:
 
     kind: str  # which search found it: exact, keypoints, objects or dense
     affine: np.ndarray  # (2, 3) float64: takes a source pixel (x, y, 1) to its place (x, y) in the copy
-    inliers: int  # keypoints or blocks that agree with the affine map
-    correlation: float  # median local zero-mean normalised correlation of the aligned pair, -1 to 1
+    support: int  # keypoints or blocks that agree with the affine map
+    ncc: float  # median local zero-mean normalised correlation of the aligned pair, -1 to 1
     score: float  # calibrated probability of a true copy, 0 to 1
     source: Region
     target: Region
@@ -59,7 +59,7 @@ class SearchResult:
     complete: bool  # False when the time budget ended the search
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
     copies: tuple[Copy, ...] = ()  # every verified copy as it was proven, also those below the threshold; best first
-    facts: tuple[dict[str, float], ...] = ()  # what the calibration looked at, for each of `copies`; empty for exact
+    features: tuple[dict[str, float], ...] = ()  # what the calibration looked at, for each of `copies`; empty for exact
 
 
 def copy_on_jpeg_grid(copy: Copy) -> bool:

@@ -102,7 +102,7 @@ def _detect_in_orientation(
     with search.timed("verification"):
         verify_candidates(search, screened, settings.max_candidates * (1 + len(regions)))
         share_outlines(search)
-    copies, facts, kept = _rank_copies(search)
+    copies, features, kept = _rank_copies(search)
     if kept and not search.late() and settings.matching_kinds != ("exact",):
         with search.timed("further copies"):
             proven = group_copies([copies[k] for k in kept], image.shape[:2])
@@ -110,12 +110,12 @@ def _detect_in_orientation(
             again += [leading_out_of(part, proven) for part in screened]
             verify_candidates(search, again, MAX_FURTHER)
             share_outlines(search)
-        copies, facts, kept = _rank_copies(search)
+        copies, features, kept = _rank_copies(search)
     with search.timed("outlines"):
         drawn = [_refine_mask(search, copies[k]) for k in kept]
     instances = group_copies(drawn, image.shape[:2])
     search.seconds["all"] = time.perf_counter() - start
-    return SearchResult(tuple(instances), search.complete, search.seconds, copies, facts)
+    return SearchResult(tuple(instances), search.complete, search.seconds, copies, features)
 
 
 def _refine_mask(search: SearchState, copy: Copy) -> Copy:
@@ -137,7 +137,7 @@ def _rank_copies(search: SearchState) -> tuple[tuple[Copy, ...], tuple[dict[str,
     """Every verified copy, best first, what the calibration looked at, and which of them are kept."""
     order = sorted(range(len(search.copies)), key=lambda i: -search.copies[i].score)
     copies = tuple(search.copies[i] for i in order)
-    facts = tuple(search.evidence[i] for i in order)
+    features = tuple(search.evidence[i] for i in order)
     threshold = score_threshold(search.settings.target_fpr)
     kept = [k for k, copy in enumerate(copies) if copy.score >= threshold]
-    return copies, facts, suppress_repeats(kept, copies, facts)
+    return copies, features, suppress_repeats(kept, copies, features)

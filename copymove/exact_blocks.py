@@ -71,7 +71,7 @@ class ExactCopy:
     """One map and the pixels that are equal under it."""
 
     affine: np.ndarray  # (2, 3) float64, source pixel (x, y, 1) -> copy pixel (x, y)
-    blocks: int  # pixels that identical blocks cover
+    covered_pixels: int  # pixels that identical blocks cover
     density: float  # identical blocks per pixel of the region
     x: int  # left edge of the source's box
     y: int  # top edge
@@ -92,7 +92,7 @@ def find_exact_blocks(image: np.ndarray, min_distance: int = 8) -> list[ExactCop
             continue
         copies = _trace_regions(values, key, sources)
         found.extend(part for part in copies if _self_equal(values, *_pixels(part)) < _most_self_equal(part))
-    return sorted((_feathered(image, copy) for copy in found), key=lambda copy: -copy.blocks)
+    return sorted((_feathered(image, copy) for copy in found), key=lambda copy: -copy.covered_pixels)
 
 
 def _most_self_equal(copy: ExactCopy) -> float:
@@ -373,11 +373,13 @@ def _parts(region: np.ndarray) -> list[np.ndarray]:
     return [(region > 0) & (labels == label) for label in range(1, count)]
 
 
-def _copy(affine: np.ndarray, blocks: int, density: float, mask: np.ndarray, corner: tuple[int, int]) -> ExactCopy:
+def _copy(
+    affine: np.ndarray, covered_pixels: int, density: float, mask: np.ndarray, corner: tuple[int, int]
+) -> ExactCopy:
     """Copy of a mask (h, w) whose left upper pixel is `corner` (y, x) of the image, cut to its box."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return ExactCopy(affine, blocks, density, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)
+    return ExactCopy(affine, covered_pixels, density, corner[1] + int(columns[0]), corner[0] + int(rows[0]), part)
 
 
 def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
@@ -412,7 +414,7 @@ def _feathered(image: np.ndarray, copy: ExactCopy) -> ExactCopy:
             fits[feather] = float(np.abs(off).max())
     if not fits:
         return copy
-    return _copy(copy.affine, copy.blocks, copy.density, (depth <= min(fits, key=fits.get)) & inside, (y0, x0))
+    return _copy(copy.affine, copy.covered_pixels, copy.density, (depth <= min(fits, key=fits.get)) & inside, (y0, x0))
 
 
 def _affine(key: tuple[int, int, int]) -> np.ndarray:

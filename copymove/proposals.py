@@ -33,8 +33,8 @@ def find_exact_copies(search: SearchState, image: np.ndarray) -> None:
             continue
         if np.any(found.affine[:, :2] != np.eye(2)) and overlap_area(source, target) > 0.3 * found.mask.sum():
             continue  # symmetrical: its own mirror image
-        score = 1 / (1 + math.exp(-min((found.blocks - 70) / 12, 30.0)))
-        copy = Copy("exact", found.affine, found.blocks, 1.0, min(score, 0.999), source, target)
+        score = 1 / (1 + math.exp(-min((found.covered_pixels - 70) / 12, 30.0)))
+        copy = Copy("exact", found.affine, found.covered_pixels, 1.0, min(score, 0.999), source, target)
         search.copies.append(_widen_exact_copy(search, copy) if copy_on_jpeg_grid(copy) else copy)
         search.evidence.append({})
         search.known.add_copy(search.copies[-1])

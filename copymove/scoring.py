@@ -93,10 +93,10 @@ def _trees() -> tuple[np.ndarray, ...]:
     )
 
 
-def calibrated_score(facts: dict[str, float]) -> float:
+def calibrated_score(features: dict[str, float]) -> float:
     """Probability of a true copy, from the logistic model in weights/evidence.json."""
     feature, threshold, left, right, value = _trees()
-    x = np.array([facts[name] for name in _calibration()["features"]])
+    x = np.array([features[name] for name in _calibration()["features"]])
     tree, node = np.arange(len(feature)), np.zeros(len(feature), np.int64)
     while True:
         below = np.where(x[feature[tree, node]] <= threshold[tree, node], left[tree, node], right[tree, node])

@@ -43,7 +43,7 @@ def _within_outline(
     search: SearchState, k: int, better: Sequence[Copy], threshold: float
 ) -> tuple[Copy, dict[str, float]]:
     """A copy and its measures within the first outline of these where it agrees better; as they are without any."""
-    copy, facts, shape = search.copies[k], search.evidence[k], search.canvas.shape
+    copy, features, shape = search.copies[k], search.evidence[k], search.canvas.shape
     for known in itertools.chain.from_iterable((other.source, other.target) for other in better):
         mask = _common(copy, known, shape)
         if mask is None:
@@ -55,15 +55,17 @@ def _within_outline(
         rest = beyond.any() and measure_pair(search.canvas, region_from_mask(copy.affine, beyond))
         if rest and rest.residual < REST_RESIDUAL * evidence.residual:
             continue
-        votes, support = (round(math.exp(facts[name])) for name in ("votes", "support"))
-        told = feature_vector(evidence, votes, support, facts["median_ncc"], search.canvas.noise)
+        votes, support = (round(math.exp(features[name])) for name in ("votes", "support"))
+        told = feature_vector(evidence, votes, support, features["median_ncc"], search.canvas.noise)
         score = calibrated_score(told)
-        agrees = told["fine_ncc"] >= facts["fine_ncc"] + MIN_BETTER and told["fine_margin"] >= facts["fine_margin"]
+        agrees = (
+            told["fine_ncc"] >= features["fine_ncc"] + MIN_BETTER and told["fine_margin"] >= features["fine_margin"]
+        )
         source = region_of_mask(evidence.mask, evidence.x, evidence.y)
         target = warp_region(source, copy.affine, shape)
         if agrees and target is not None and score >= min(copy.score, threshold):
-            return replace(copy, correlation=evidence.local_ncc, score=score, source=source, target=target), told
-    return copy, facts
+            return replace(copy, ncc=evidence.local_ncc, score=score, source=source, target=target), told
+    return copy, features
 
 
 def _common(copy: Copy, outline: Region, shape: tuple[int, int]) -> np.ndarray | None:

@@ -25,7 +25,7 @@ ALTERED_RESIDUAL = (1.0, 2.0)
 IDENTICAL_GRAIN = math.atanh(0.99)  # of bit-identical copies, as `features` would see it
 
 
-def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequence[dict[str, float]]) -> list[int]:
+def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], features: Sequence[dict[str, float]]) -> list[int]:
     """Of these copies, best first, those that may stand beside the best one.
 
     After the paste an image was processed as a whole: what shares much less of its grain than the best copy does, or
@@ -43,7 +43,7 @@ def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequenc
     exact_ones = [copies[k] for k in measures if copies[k].kind == "exact"]
 
     def fits(k: int) -> bool:
-        copy, seen = copies[k], facts[k]
+        copy, seen = copies[k], features[k]
         if copy.kind == "exact" or is_near_exact(seen):
             return True
         if copies[best].kind == "exact":
@@ -56,7 +56,7 @@ def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequenc
         least = BESIDE_SAME if share_content(copy, copies[best]) else BESIDE
         if not is_upright(copy):
             least = BESIDE_TURNED
-        shares = facts[best]
+        shares = features[best]
         return seen["residual"] <= shares["residual"] + BESIDE_RESIDUAL and all(
             seen[name] >= least * shares[name] for name in ("grain_ncc_p80", "fine_margin")
         )
@@ -64,5 +64,5 @@ def suppress_repeats(kept: Sequence[int], copies: Sequence[Copy], facts: Sequenc
     return [k for k in kept if fits(k)]
 
 
-def is_near_exact(facts: dict[str, float]) -> bool:
-    return facts.get("exactness", 0.0) > NEAR_EXACT
+def is_near_exact(features: dict[str, float]) -> bool:
+    return features.get("exactness", 0.0) > NEAR_EXACT

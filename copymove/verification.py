@@ -120,9 +120,9 @@ def verify_candidates(search: SearchState, screened: Sequence[ScreenedCandidates
         evidence = measure_pair(search.canvas, grown, MIN_MARGINS[0])
         if evidence and is_sufficient(evidence) and not _repeats_too_often(evidence, screened):
             support = count_support(evidence, part.centres, part.partners)
-            facts = feature_vector(evidence, int(part.votes[i]), support, part.median_ncc, search.canvas.noise)
-            likeness = max(facts["fine_ncc_p80"], NEAR_EXACT_LIKENESS if is_near_exact(facts) else 0.0)
-            if facts["second_peak"] <= MAX_SECOND_PEAK * likeness and _keep(search, part.kind, evidence, facts):
+            features = feature_vector(evidence, int(part.votes[i]), support, part.median_ncc, search.canvas.noise)
+            likeness = max(features["fine_ncc_p80"], NEAR_EXACT_LIKENESS if is_near_exact(features) else 0.0)
+            if features["second_peak"] <= MAX_SECOND_PEAK * likeness and _keep(search, part.kind, evidence, features):
                 known.add_copy(search.copies[-1])
 
 
@@ -200,7 +200,7 @@ def count_support(evidence: PairMeasurements, centres: np.ndarray, partners: np.
     return len(places)
 
 
-def _keep(search: SearchState, kind: str, evidence: PairMeasurements, facts: dict[str, float]) -> bool:
+def _keep(search: SearchState, kind: str, evidence: PairMeasurements, features: dict[str, float]) -> bool:
     """Whether it is a copy that was not known."""
     source = region_of_mask(evidence.mask, evidence.x, evidence.y)
     target = warp_region(source, evidence.affine, search.canvas.shape)
@@ -214,8 +214,8 @@ def _keep(search: SearchState, kind: str, evidence: PairMeasurements, facts: dic
         return False
     if any(_is_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
         return False
-    inliers = round(math.exp(max(facts["votes"], facts["support"])))
-    score = calibrated_score(facts)
+    inliers = round(math.exp(max(features["votes"], features["support"])))
+    score = calibrated_score(features)
     search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local_ncc, score, source, target))
-    search.evidence.append(facts)
+    search.evidence.append(features)
     return True

@@ -53,7 +53,7 @@ def findings(image: np.ndarray) -> dict[str, Any]:
         "instances": [{"score": i.score, "rle": encode_mask(i.mask)} for i in found.instances],
         "pairs": [
             {"affine": copy.affine.ravel().tolist(), "score": copy.score, "features": list(features.values())}
-            for copy, features in zip(found.copies, found.facts, strict=True)
+            for copy, features in zip(found.copies, found.features, strict=True)
         ],
     }
 
