@@ -5,26 +5,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from copymove.geometry import on_jpeg_grid
 from copymove.regions import Region, is_same_region
 
+UPRIGHT_DEGREES = 12.0  # rotation, up to right angles, below which a copy counts as upright
+UPRIGHT_LOG_SCALE = 0.12  # the same for the logarithm of its scale
+
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a content, and the proof that it is one."""
+    """One copy of a content, with the evidence for it."""
 
-    kind: str  # which search found it: exact, keypoints, objects or dense
+    kind: str  # the search that found it: exact, keypoints, objects or dense
     affine: np.ndarray  # (2, 3) float64: takes a source pixel (x, y, 1) to its place (x, y) in the copy
-    support: int  # keypoints or blocks that agree with the affine map
-    ncc: float  # median local zero-mean normalised correlation of the aligned pair, -1 to 1
+    support: int  # number of matches that agree with the map; of an exact copy the pixels that identical blocks cover
+    ncc: float  # median local zero-mean normalised cross-correlation of the aligned pair, -1 to 1
     score: float  # calibrated probability of a true copy, 0 to 1
     source: Region
     target: Region
 
     @property
     def mirrored(self) -> bool:
-        """Whether the map turns the content over."""
+        """Whether the map mirrors the content."""
         return bool(np.linalg.det(self.affine[:, :2]) < 0)
 
     @property
@@ -34,12 +38,30 @@ class Copy:
 
     @property
     def rotation(self) -> float:
-        """Turn of the source's x axis in degrees, counter-clockwise as seen on the screen, -180 to 180.
+        """Rotation of the source's x axis in degrees, counter-clockwise as seen on the screen, -180 to 180.
 
-        For a mirrored copy: the turn after flipping the source left to right.
+        For a mirrored copy: the rotation after the source was flipped left to right.
         """
         x_axis = self.affine[:, 0] * (-1 if self.mirrored else 1)
         return float(math.degrees(math.atan2(-x_axis[1], x_axis[0])))
+
+
+@dataclass(frozen=True)
+class ProposalStatistics:
+    """What the search that proposed a copy says about it; counts are kept as counts."""
+
+    votes: int  # matches that agreed with the map when it was proposed, at least 1
+    places: int  # places of the verified region at which candidates of the same search agree with its map
+    median_ncc: float  # median correlation of the fine structure over all candidates of that search in this image
+
+
+@dataclass(frozen=True)
+class VerifiedCopy:
+    """A copy that was aligned and measured, with what its score was computed from."""
+
+    copy: Copy
+    features: dict[str, float] = field(default_factory=dict)  # see `scoring.FEATURES`; empty for an exact copy
+    proposal: ProposalStatistics | None = None  # None for an exact copy
 
 
 @dataclass(frozen=True)
@@ -57,13 +79,22 @@ class SearchResult:
 
     instances: tuple[Instance, ...]  # best first
     complete: bool  # False when the time budget ended the search
-    seconds: dict[str, float] = field(default_factory=dict)  # per stage
-    copies: tuple[Copy, ...] = ()  # every verified copy as it was proven, also those below the threshold; best first
-    features: tuple[dict[str, float], ...] = ()  # what the calibration looked at, for each of `copies`; empty for exact
+    seconds: dict[str, float] = field(default_factory=dict)  # by the name of the stage
+    verified: tuple[VerifiedCopy, ...] = ()  # best first, also those below the threshold; masks before refinement
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """Every verified copy."""
+        return tuple(verified.copy for verified in self.verified)
+
+    @property
+    def features(self) -> tuple[dict[str, float], ...]:
+        """The features of every verified copy."""
+        return tuple(verified.features for verified in self.verified)
 
 
 def copy_on_jpeg_grid(copy: Copy) -> bool:
-    """Whether the map takes the image's JPEG blocks onto blocks."""
+    """Whether the map takes the image's JPEG blocks onto JPEG blocks."""
     height, width = copy.source.mask.shape
     return on_jpeg_grid(copy.affine, np.array([copy.source.x + width / 2, copy.source.y + height / 2]))
 
@@ -74,36 +105,30 @@ def share_content(a: Copy, b: Copy) -> bool:
 
 
 def is_upright(copy: Copy) -> bool:
-    """Whether a copy is hardly turned, up to right angles, and hardly resized: so repeats in photographs lie."""
-    return abs((copy.rotation + 45) % 90 - 45) < 12 and abs(math.log(copy.scale)) < 0.12
+    """Whether a copy is hardly rotated, up to right angles, and hardly resized, as true repeats in photographs are."""
+    return abs((copy.rotation + 45) % 90 - 45) < UPRIGHT_DEGREES and abs(math.log(copy.scale)) < UPRIGHT_LOG_SCALE
 
 
 def group_copies(copies: Sequence[Copy], shape: tuple[int, int]) -> list[Instance]:
-    """Instances of copies: those that share a region belong to one content (graph of matches); best first.
+    """Instances of copies, best first: the connected components of the graph in which copies share a region.
 
-    Regions are shared when they overlap by half of the smaller one; contents that merely touch stay apart.
+    Two regions are shared when they overlap by half of the smaller one; contents that merely touch stay apart.
+
+    Args:
+        shape: height and width of the image.
     """
-    parent = list(range(len(copies)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    groups = DisjointSet(range(len(copies)))
     for i, a in enumerate(copies):
         for j in range(i):
             if share_content(a, copies[j]):
-                parent[root(i)] = root(j)
-    groups: dict[int, list[Copy]] = {}
-    for i, copy in enumerate(copies):
-        groups.setdefault(root(i), []).append(copy)
+                groups.merge(i, j)
     instances = []
-    for members in groups.values():
+    for subset in sorted(map(sorted, groups.subsets())):
+        members = tuple(copies[i] for i in subset)
         mask = np.zeros(shape, bool)
         for copy in members:
             for region in (copy.source, copy.target):
                 h, w = region.mask.shape
                 mask[region.y : region.y + h, region.x : region.x + w] |= region.mask
-        instances.append(Instance(mask, max(copy.score for copy in members), tuple(members)))
+        instances.append(Instance(mask, max(copy.score for copy in members), members))
     return sorted(instances, key=lambda instance: -instance.score)

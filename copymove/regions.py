@@ -1,4 +1,4 @@
-"""Regions: masks kept as their bounding boxes."""
+"""Regions: masks that are kept within their bounding boxes."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from copymove.geometry import transform_points
 
 @dataclass(frozen=True)
 class Region:
-    """A mask kept as its bounding box, so that evidence on large images stays small."""
+    """A mask that is kept within its bounding box, so that the evidence on large images stays small."""
 
     x: int  # left edge of the box in the image, pixels
     y: int  # top edge
     mask: np.ndarray  # (h, w) bool
 
     def full(self, shape: tuple[int, int]) -> np.ndarray:
-        """Mask (H, W) bool of the whole image."""
+        """Mask (H, W) bool of the whole image, whose height and width are given."""
         full = np.zeros(shape, bool)
         h, w = self.mask.shape
         full[self.y : self.y + h, self.x : self.x + w] = self.mask
@@ -32,7 +32,7 @@ def deepest_point(region: Region) -> tuple[int, int, float]:
 
 
 def points_in_mask(mask: np.ndarray, points: np.ndarray, left: int = 0, top: int = 0) -> np.ndarray:
-    """Which points (n, 2) of the image lie in a mask (h, w) whose left upper pixel is (left, top)."""
+    """Which points (n, 2) (x, y) of the image lie in a mask (h, w) whose left upper pixel is (left, top); (n,) bool."""
     h, w = mask.shape
     x, y = np.rint(points - (left, top)).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
@@ -41,7 +41,7 @@ def points_in_mask(mask: np.ndarray, points: np.ndarray, left: int = 0, top: int
 
 
 def warp_region(region: Region, affine: np.ndarray, shape: tuple[int, int]) -> Region | None:
-    """Place of a region under a map, cut at the image's border; None where nothing is left."""
+    """A region under a map (2, 3), cut at the border of the image (height, width); None where nothing remains."""
     h, w = region.mask.shape
     corners = np.array([[-1, -1], [w, -1], [-1, h], [w, h]], float)
     moved = transform_points(affine, corners + np.array([region.x, region.y]))
@@ -68,7 +68,7 @@ def overlap_area(a: Region, b: Region) -> int:
 
 
 def subtract_region(a: Region, b: Region) -> Region | None:
-    """What of a region isn't in the other one; None where nothing is left."""
+    """The part of region a that is not in region b, without its thinnest parts; None where nothing remains."""
     x0, y0 = min(a.x, b.x), min(a.y, b.y)
     shape = (
         max(a.y + a.mask.shape[0], b.y + b.mask.shape[0]) - y0,
@@ -83,12 +83,12 @@ def subtract_region(a: Region, b: Region) -> Region | None:
 
 
 def region_of_mask(mask: np.ndarray, x: int, y: int) -> Region:
-    """Region of a mask (h, w) whose left upper pixel is (x, y) in the image."""
+    """Region of a mask (h, w), which must not be empty, whose left upper pixel is (x, y) in the image."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Region(x + int(columns[0]), y + int(rows[0]), part)
 
 
 def is_same_region(a: Region, b: Region) -> bool:
-    """Whether two regions are one: they overlap by half of the smaller."""
+    """Whether two regions count as one: they overlap by more than half of the smaller one."""
     return 2 * overlap_area(a, b) > min(a.mask.sum(), b.mask.sum())

@@ -1,17 +1,15 @@
-"""Verification: candidates aligned over their whole regions, measured and kept."""
+"""Verification: candidates are aligned over their whole regions, measured, scored, and kept where they hold."""
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from copymove.candidates import Candidates
-from copymove.copies import Copy, Instance
+from copymove.copies import Copy, ProposalStatistics, VerifiedCopy
 from copymove.exactness import NEAR_EXACT
 from copymove.geometry import invert_affine, nearest_integer_map, transform_points
-from copymove.growth import grow_region
+from copymove.growth import GrownRegion, grow_region
 from copymove.image_features import ImageFeatures
 from copymove.measurements import PairMeasurements, measure_pair
 from copymove.regions import (
@@ -23,199 +21,162 @@ from copymove.regions import (
     subtract_region,
     warp_region,
 )
-from copymove.scoring import calibrated_score, feature_vector
-from copymove.screening import MAX_RADIUS, screen_candidates
-from copymove.search import SearchState
-from copymove.suppression import is_near_exact
+from copymove.scoring import calibrated_score, feature_vector, is_near_exact
+from copymove.shortlist import MIN_FINE_NCC, ScreenedCandidates, verification_order
+from copymove.time_budget import TimeBudget
+from copymove.visited import VisitedTransforms
 
-MIN_FINE_NCC = 0.25  # correlation of the fine structure that a candidate needs to be verified
-
-
-MAX_SECOND_PEAK = 0.75  # likeness at another offset over that at its place: what repeats by its nature has more
-
-
-MIN_MARGINS = (0.06, 0.05)  # of the fine structure and the middle band, whatever else speaks for a copy
-
-
-MIN_OF_CHAIN = 0.3  # share of a region that overlaps its own copy by which the two must differ: three side by side
-
-
-MAX_RESCREENED = 1000  # candidates that are also looked at on large discs
-
-
-MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
-
-
-NEAR_EXACT_LIKENESS = math.atanh(0.98)  # of copies that differ by shading and rounding only
-
-
-MIN_EXACTNESS = 0.4  # of a disc from which candidates are also looked at in the order of their exactness
-
-
-MAX_EXACT_MAPS = 6  # maps under which one content may be identical but for rounding
-
-
+MIN_MARGINS = (0.06, 0.05)  # of the fine structure and of the middle band, whatever else speaks for a copy
 MIN_AREA = 80  # least number of informative pixels of a region
+MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
+MAX_SECOND_PEAK = 0.75  # of the fine correlation: what correlates more than that at another offset is a repeat
+NEAR_EXACT_LIKENESS = math.atanh(0.98)  # fine correlation of copies that differ by shading and rounding only
+MAX_EXACT_MAPS = 6  # most maps under which one content may be identical but for rounding: more is a pattern
+MAX_OVERLAP = 0.3  # share of a region that may lie in its own copy, before the two are taken apart
+MIN_OF_CHAIN = 0.3  # share of a region that must remain after that; in a row of many equal things little remains
+SAME_PLACE = 3.0  # pixels within which a candidate agrees with a map
+SAME_MAP = 6.0  # pixels within which two copies have one map
 
 
 @dataclass(frozen=True)
-class ScreenedCandidates:
-    """Candidates of one search, aligned on their discs, that are worth a closer look."""
+class SearchProgress:
+    """What is verified so far, and the maps that need no further look."""
 
-    kind: str
-    affines: np.ndarray  # (n, 2, 3)
-    centres: np.ndarray  # (n, 2)
-    radii: np.ndarray  # (n,)
-    partners: np.ndarray  # (n, 2): where the maps take the centres
-    votes: np.ndarray  # (n,) int64
-    rank: np.ndarray  # (n,): higher is better
-    exactness: np.ndarray  # (n,): of the discs, as `Evidence.exactness`
-    median_ncc: float  # fine correlation that this search's candidates have in this image
+    verified: tuple[VerifiedCopy, ...] = ()  # in the order in which they were found
+    visited: VisitedTransforms = field(default_factory=VisitedTransforms)
+
+    def with_copy(self, verified: VerifiedCopy) -> "SearchProgress":
+        """Add a copy; its map counts as visited."""
+        return SearchProgress((*self.verified, verified), self.visited.with_copy(verified.copy))
 
 
-def screen_proposals(search: SearchState, kind: str, proposed: Candidates) -> ScreenedCandidates:
-    affines, centres, radii, values = screen_candidates(
-        search.canvas, proposed.affines, proposed.centres, proposed.radii
-    )
-    near_exact = values[:, 2] > NEAR_EXACT
-    rank = values[:, 1] + 0.3 * values[:, 0] + 0.02 * np.minimum(proposed.votes, 20)
-    screened = values[:, 1][values[:, 1] > -1]
-    median_ncc = float(np.median(screened)) if len(screened) else 0.0
-    good = np.flatnonzero((values[:, 0] > 0.6) & ((values[:, 1] > MIN_FINE_NCC) | near_exact))
-    partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
-    chosen = (numbers[good] for numbers in (proposed.votes, rank, values[:, 2]))
-    return ScreenedCandidates(kind, affines[good], centres[good], radii[good], partners, *chosen, median_ncc)
-
-
-def leading_out_of(screened: ScreenedCandidates, instances: Sequence[Instance]) -> ScreenedCandidates:
-    """Those of them that lead from what is proven to somewhere else, or back."""
-    proven = np.logical_or.reduce([instance.mask for instance in instances])
-    chosen = points_in_mask(proven, screened.centres) != points_in_mask(proven, screened.partners)
-    return replace(screened, **{k: v[chosen] for k, v in vars(screened).items() if isinstance(v, np.ndarray)})
-
-
-def verify_candidates(search: SearchState, screened: Sequence[ScreenedCandidates], most: int) -> None:
-    """Verify the best candidates of all searches over their regions, each map once, and keep what holds."""
-    order = sorted(
-        ((part.rank[i], p, i) for p, part in enumerate(screened) for i in range(len(part.rank))),
-        key=lambda entry: (-entry[0], entry[1:]),
-    )
-    order = interleave_rankings(search.canvas, screened, order)
-    known, left = search.known, most
-    for _, p, i in order:
-        if not left or search.late():
+def verify_candidates(
+    image_features: ImageFeatures,
+    screened: Sequence[ScreenedCandidates],
+    progress: SearchProgress,
+    limit: int,
+    budget: TimeBudget,
+) -> SearchProgress:
+    """Verify the best candidates of all searches, each map once, until `limit` of them or the time are used up."""
+    for part, row in verification_order(image_features, screened):
+        if limit == 0 or budget.is_spent():
             break
-        part = screened[p]
-        affine, centre = part.affines[i], part.centres[i]
-        if (affine, centre) in known:
+        affine, centre = part.affines[row], part.centres[row]
+        if (affine, centre) in progress.visited:
             continue
-        left -= 1
-        known.add_candidate(affine, centre)
-        known.add_candidate(invert_affine(affine), part.partners[i])
-        grown = grow_region(search.canvas, affine, centre, float(part.radii[i]), MIN_FINE_NCC)
-        if grown is None:
-            continue
-        # It may be a poor map that is not kept: only what agrees with it well is passed over.
-        known.add_region(grown.affine, *grown.box[:2], grown.region, 1.5)
-        evidence = measure_pair(search.canvas, grown, MIN_MARGINS[0])
-        if evidence and is_sufficient(evidence) and not _repeats_too_often(evidence, screened):
-            support = count_support(evidence, part.centres, part.partners)
-            features = feature_vector(evidence, int(part.votes[i]), support, part.median_ncc, search.canvas.noise)
-            likeness = max(features["fine_ncc_p80"], NEAR_EXACT_LIKENESS if is_near_exact(features) else 0.0)
-            if features["second_peak"] <= MAX_SECOND_PEAK * likeness and _keep(search, part.kind, evidence, features):
-                known.add_copy(search.copies[-1])
+        limit -= 1
+        visited = progress.visited.with_candidate(affine, centre)
+        visited = visited.with_candidate(invert_affine(affine), part.partners[row])
+        grown = grow_region(image_features, affine, centre, float(part.radii[row]), MIN_FINE_NCC)
+        if grown is not None:
+            visited = visited.with_region(grown.affine, *grown.box[:2], grown.region)
+        progress = replace(progress, visited=visited)
+        copy = grown and verify_region(image_features, grown, part, int(part.votes[row]), screened)
+        if copy and not any(is_same_copy(known.copy, copy.copy) for known in progress.verified):
+            progress = progress.with_copy(copy)
+    return progress
 
 
-def is_sufficient(evidence: PairMeasurements) -> bool:
-    """Whether there is enough to judge a region by, and it leads at its place."""
-    if evidence.exactness > NEAR_EXACT:
-        return bool(evidence.mask.sum() >= MIN_AREA)
-    margins = (evidence.fine_margin, evidence.middle_margin)
+def verify_region(
+    image_features: ImageFeatures,
+    grown: GrownRegion,
+    part: ScreenedCandidates,
+    votes: int,
+    screened: Sequence[ScreenedCandidates],
+) -> VerifiedCopy | None:
+    """Measure and score the region that a candidate grew to; None where it cannot be a copy.
+
+    Args:
+        part: the candidates of the search that proposed it.
+        votes: of the candidate.
+        screened: the candidates of all searches.
+    """
+    measurements = measure_pair(image_features, grown, MIN_MARGINS[0])
+    if measurements is None or not is_sufficient(measurements) or is_pattern(measurements, screened):
+        return None
+    places = count_support(measurements, part.centres, part.partners)
+    proposal = ProposalStatistics(votes, places, part.median_ncc)
+    features = feature_vector(measurements, proposal, image_features.noise)
+    likeness = max(features["fine_ncc_p80"], NEAR_EXACT_LIKENESS if is_near_exact(features) else 0.0)
+    if features["second_peak"] > MAX_SECOND_PEAK * likeness:
+        return None
+    pair = separate_pair(measurements, image_features.shape)
+    if pair is None:
+        return None
+    score = calibrated_score(features)
+    copy = Copy(part.kind, measurements.affine, max(votes, places), measurements.local_ncc, score, *pair)
+    return VerifiedCopy(copy, features, proposal)
+
+
+def is_sufficient(measurements: PairMeasurements) -> bool:
+    """Whether there is enough to judge a region by, and it agrees better at its place than next to it."""
+    if measurements.exactness > NEAR_EXACT:
+        return bool(measurements.mask.sum() >= MIN_AREA)
+    margins = (measurements.fine_margin, measurements.middle_margin)
     return (
-        evidence.fine_ncc > MIN_FINE_NCC
-        and evidence.informative_pixels >= MIN_AREA
-        and evidence.informative_pixels > MIN_FILLED * evidence.mask.sum()
+        measurements.fine_ncc > MIN_FINE_NCC
+        and measurements.informative_pixels >= MIN_AREA
+        and measurements.informative_pixels > MIN_FILLED * measurements.mask.sum()
         and all(margin >= least for margin, least in zip(margins, MIN_MARGINS, strict=True))
     )
 
 
-def _repeats_too_often(evidence: PairMeasurements, screened: Sequence[ScreenedCandidates]) -> bool:
-    """Whether what is identical but for rounding lies at too many places to be copies: a pattern or a drawing."""
-    if evidence.exactness < NEAR_EXACT:
+def is_pattern(measurements: PairMeasurements, screened: Sequence[ScreenedCandidates]) -> bool:
+    """Whether a region is identical, but for rounding, at so many places that it is a pattern or a drawing."""
+    if measurements.exactness < NEAR_EXACT:
         return False
     maps = []
     for part in screened:
-        same = points_in_mask(evidence.mask, part.centres, evidence.x, evidence.y) & (part.exactness > NEAR_EXACT)
+        inside = points_in_mask(measurements.mask, part.centres, measurements.x, measurements.y)
+        same = inside & (part.exactness > NEAR_EXACT)
         maps.append(nearest_integer_map(part.affines[same], part.centres[same]))
     return len(np.unique(np.concatenate(maps), axis=0)) > MAX_EXACT_MAPS
 
 
-def interleave_rankings(
-    canvas: ImageFeatures, screened: Sequence[ScreenedCandidates], order: list[tuple[float, int, int]]
-) -> list[tuple[float, int, int]]:
-    """The order, and in turn with it that of the likeness on the largest discs, and that of the exactness.
+def count_support(measurements: PairMeasurements, centres: np.ndarray, partners: np.ndarray) -> int:
+    """Number of places of a region at which candidates agree with its map, in either direction.
 
-    What is small is alike on small discs only; of large copies a small disc tells little in an image with many alike.
+    Args:
+        centres, partners: (n, 2) float64, both ends (x, y) of the candidates of one search.
     """
-    first = order[:MAX_RESCREENED]
-    if not first:
-        return order
-    affines, centres = (
-        np.stack([getattr(screened[p], name)[i] for _, p, i in first]) for name in ("affines", "centres")
-    )
-    radii = np.full(len(first), float(MAX_RADIUS))
-    _, _, _, values = screen_candidates(canvas, affines, centres, radii)
-    large = [first[k] for k in np.argsort(-values[:, 1], kind="stable") if values[k, 1] > MIN_FINE_NCC]
-    exactness = np.array([screened[p].exactness[i] for _, p, i in order])
-    whole = [order[k] for k in np.argsort(-exactness, kind="stable") if exactness[k] > MIN_EXACTNESS]
-    turns = itertools.zip_longest(first, large, whole)
-    return [entry for entries in turns for entry in entries if entry] + order[MAX_RESCREENED:]
-
-
-def _is_same_copy(copy: Copy, source: Region, target: Region, affine: np.ndarray) -> bool:
-    """Whether a verified copy joins the same two regions, or larger ones, by the same map, in either direction."""
-    if source.mask.sum() > 2 * copy.source.mask.sum():
-        return False
-    for a, b, known in (
-        (copy.source, copy.target, copy.affine),
-        (copy.target, copy.source, invert_affine(copy.affine)),
-    ):
-        if is_same_region(a, source) and is_same_region(b, target):
-            # Where both have it: the middle of what the two boxes share.
-            x = (max(a.x, source.x) + min(a.x + a.mask.shape[1], source.x + source.mask.shape[1])) / 2
-            y = (max(a.y, source.y) + min(a.y + a.mask.shape[0], source.y + source.mask.shape[0])) / 2
-            middle = np.array([[x, y]])
-            if np.abs(transform_points(known, middle) - transform_points(affine, middle)).max() < 6:
-                return True
-    return False
-
-
-def count_support(evidence: PairMeasurements, centres: np.ndarray, partners: np.ndarray) -> int:
-    """Screened candidates (n, 2), at different places of the region, that agree with its map in either direction."""
     places = set()
     for points, others in ((centres, partners), (partners, centres)):
-        inside = points_in_mask(evidence.mask, points, evidence.x, evidence.y)
-        agree = np.abs(transform_points(evidence.affine, points[inside]) - others[inside]).max(axis=1) < 3
-        places.update(map(tuple, (points[inside][agree] // 4).astype(int)))
+        inside = points_in_mask(measurements.mask, points, measurements.x, measurements.y)
+        apart = np.abs(transform_points(measurements.affine, points[inside]) - others[inside]).max(axis=1)
+        places.update(map(tuple, (points[inside][apart < SAME_PLACE] // 4).astype(int)))  # one per square of 4 x 4 px
     return len(places)
 
 
-def _keep(search: SearchState, kind: str, evidence: PairMeasurements, features: dict[str, float]) -> bool:
-    """Whether it is a copy that was not known."""
-    source = region_of_mask(evidence.mask, evidence.x, evidence.y)
-    target = warp_region(source, evidence.affine, search.canvas.shape)
-    if target is not None and overlap_area(source, target) > 0.3 * source.mask.sum():
-        # Side by side: the region holds a copy and its own copy. In a row of more than three it merely repeats.
+def separate_pair(measurements: PairMeasurements, shape: tuple[int, int]) -> tuple[Region, Region] | None:
+    """Source and copy of a measured region in an image (height, width); None where it is no pair of two things.
+
+    Where copies lie side by side, a region can hold a copy and that one's own copy, and overlaps with its target. Then
+    the source is what lies in the region only. In a row of more than three equal things little of it remains.
+    """
+    source = region_of_mask(measurements.mask, measurements.x, measurements.y)
+    target = warp_region(source, measurements.affine, shape)
+    if target is not None and overlap_area(source, target) > MAX_OVERLAP * source.mask.sum():
         whole, source = source, subtract_region(source, target)
         if source is None or source.mask.sum() < MIN_OF_CHAIN * whole.mask.sum():
-            return False
-        target = warp_region(source, evidence.affine, search.canvas.shape)
-    if target is None:
+            return None
+        target = warp_region(source, measurements.affine, shape)
+    return None if target is None else (source, target)
+
+
+def is_same_copy(known: Copy, copy: Copy) -> bool:
+    """Whether a known copy joins the same two regions, or larger ones, by the same map, in either direction."""
+    source, target = copy.source, copy.target
+    if source.mask.sum() > 2 * known.source.mask.sum():
         return False
-    if any(_is_same_copy(copy, source, target, evidence.affine) for copy in search.copies):
-        return False
-    inliers = round(math.exp(max(features["votes"], features["support"])))
-    score = calibrated_score(features)
-    search.copies.append(Copy(kind, evidence.affine, inliers, evidence.local_ncc, score, source, target))
-    search.evidence.append(features)
-    return True
+    for a, b, affine in (
+        (known.source, known.target, known.affine),
+        (known.target, known.source, invert_affine(known.affine)),
+    ):
+        if is_same_region(a, source) and is_same_region(b, target):
+            # The maps are compared in the middle of what the boxes of both sources share.
+            x = (max(a.x, source.x) + min(a.x + a.mask.shape[1], source.x + source.mask.shape[1])) / 2
+            y = (max(a.y, source.y) + min(a.y + a.mask.shape[0], source.y + source.mask.shape[0])) / 2
+            middle = np.array([[x, y]])
+            if np.abs(transform_points(affine, middle) - transform_points(copy.affine, middle)).max() < SAME_MAP:
+                return True
+    return False
