@@ -36,6 +36,10 @@ class ScreenedCandidates:
     def __len__(self) -> int:
         return len(self.rank)
 
+    def take(self, index: np.ndarray) -> "ScreenedCandidates":
+        """The candidates of an index array or a bool mask."""
+        return replace(self, **{name: v[index] for name, v in vars(self).items() if isinstance(v, np.ndarray)})
+
 
 def screen_proposals(image_features: ImageFeatures, kind: str, proposed: Candidates) -> ScreenedCandidates:
     """Align the candidates of one search on their discs and keep those that agree there."""
@@ -55,9 +59,7 @@ def screen_proposals(image_features: ImageFeatures, kind: str, proposed: Candida
 def leading_out_of(screened: ScreenedCandidates, instances: Sequence[Instance]) -> ScreenedCandidates:
     """The candidates with exactly one end, source or copy, inside of what is proven already."""
     proven = np.logical_or.reduce([instance.mask for instance in instances])
-    chosen = points_in_mask(proven, screened.centres) != points_in_mask(proven, screened.partners)
-    columns = {name: v[chosen] for name, v in vars(screened).items() if isinstance(v, np.ndarray)}
-    return replace(screened, **columns)
+    return screened.take(points_in_mask(proven, screened.centres) != points_in_mask(proven, screened.partners))
 
 
 def verification_order(
