@@ -215,7 +215,7 @@ image = skimage.data.astronaut()[:256, :256].copy()
 image[150:200, 30:90] = image[20:70, 100:160]
 image[180:240, 180:230] = image[20:70, 100:160].swapaxes(0, 1) * 0.9
 assert detect_copies(image, MatchingSettings()).instances
-assert compiled() == before and sum(before.values()) > 20, (before, compiled())
+assert compiled() == before and any(before.values()), (before, compiled())
 """
     folder = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)

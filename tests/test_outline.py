@@ -26,12 +26,12 @@ from benchmarks.train_mask_refiner import (
 )
 from config import OutlineSettings, SynthesizeSettings
 from copymove.copies import Copy
-from copymove.detect import _refine_mask, detect_copies
+from copymove.detect import detect_copies, refine_copy
 from copymove.dihedral import apply_dihedral
 from copymove.image_features import ImageFeatures, compute_features
 from copymove.mask_refiner import _predict_log_odds, crop_pair, load_network, network_input, refine_mask
 from copymove.regions import region_of_mask, warp_region
-from copymove.search import SearchState
+from copymove.time_budget import TimeBudget
 from runtime.errors import InputError
 from synthesis import main
 
@@ -351,7 +351,7 @@ def test_findings_come_with_drawn_outlines_and_copies_as_they_were_proven(monkey
     drawn = detect_copies(image, SETTINGS)
     assert f1(drawn.instances[0].mask, mask) > 0.95
     asked = []
-    monkeypatch.setattr(outline, "draw", lambda canvas, affine, region: asked.append(region))
+    monkeypatch.setattr("copymove.detect.refine_mask", lambda canvas, affine, region: asked.append(region))
     kept = detect_copies(image, SETTINGS)
     assert asked
     # None was drawn: the outline stays as it was proven.
@@ -369,10 +369,6 @@ def test_drawn_outlines_lie_where_the_image_was_turned_to(way):
     assert (np.any(parts, axis=0) == found.instances[0].mask).all()
 
 
-def search_in(canvas, seconds=60.0) -> SearchState:
-    return SearchState(canvas, SETTINGS, time.perf_counter() + seconds)
-
-
 def test_what_is_identical_or_late_or_grows_over_its_own_copy_is_not_drawn_anew(canvas, monkeypatch):
     source = region_of_mask(disc(20), 0, 0)
     target = warp_region(source, AFFINE, canvas.shape)
@@ -386,11 +382,11 @@ def test_what_is_identical_or_late_or_grows_over_its_own_copy_is_not_drawn_anew(
         ("drawn", dataclasses.replace(copy, kind="exact"), 60.0, True),
         ("drawn", copy, -1.0, True),
     ):
-        monkeypatch.setattr(outline, "draw", lambda *_, answer=answer: answers[answer])
-        search = search_in(canvas, seconds)
-        assert (_refine_mask(search, given) is given) == same
-        assert search.complete == (seconds > 0)
-    monkeypatch.setattr(outline, "draw", lambda *_: answers["drawn"])
-    drawn = _refine_mask(search_in(canvas), copy)
+        monkeypatch.setattr("copymove.detect.refine_mask", lambda *_, answer=answer: answers[answer])
+        budget = TimeBudget(seconds)
+        assert (refine_copy(canvas, given, budget) is given) == same
+        assert budget.complete == (seconds > 0)
+    monkeypatch.setattr("copymove.detect.refine_mask", lambda *_: answers["drawn"])
+    drawn = refine_copy(canvas, copy, TimeBudget(60.0))
     assert (drawn.source.full(canvas.shape) == disc(24)).all()
     assert f1(drawn.target.full(canvas.shape), np.roll(disc(24), (95, 115), (0, 1))) == 1
