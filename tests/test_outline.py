@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import math
-import time
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from test_matching import SETTINGS, affine_map, astronaut, camera, f1, paste
 from test_synthesis import PLAIN, textured
 
 from benchmarks.train_mask_refiner import (
@@ -24,7 +22,7 @@ from benchmarks.train_mask_refiner import (
     score,
     teach,
 )
-from config import OutlineSettings, SynthesizeSettings
+from config import MatchingSettings, OutlineSettings, SynthesizeSettings
 from copymove.copies import Copy
 from copymove.detect import detect_copies, refine_copy
 from copymove.dihedral import apply_dihedral
@@ -34,6 +32,9 @@ from copymove.regions import region_of_mask, warp_region
 from copymove.time_budget import TimeBudget
 from runtime.errors import InputError
 from synthesis import main
+from tests.scenes import affine_map, astronaut, camera, f1, paste
+
+SETTINGS = MatchingSettings()
 
 
 def draw(canvas: ImageFeatures, affine: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_copies_beside_identical_ones(copy, share, residual):
         assert suppress_repeats([exact, measured]) == ([exact, measured] if kept else [exact])
 
 
-def test_copies_on_the_jpeg_grid_measure_nothing():
+def test_grid_copies_measure_nothing():
     """A bit-identical copy on the grid was rounded as its source: the others are compared among themselves."""
     exact = on_jpeg_grid(verified("exact"))
     others = [verified(content=1), verified(content=2, degrees=30)]

@@ -139,7 +139,7 @@ def test_small_copies_hide_no_whole():
         assert is_same_copy(copy(10), copy(side)) == same
 
 
-def test_identical_at_many_places_is_a_pattern():
+def test_repeated_identity_is_a_pattern():
     """What is identical but for rounding under more than six maps is no copy."""
     image, _ = shaded_copy(grainy())
     image_features = compute_features(image)
