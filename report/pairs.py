@@ -43,7 +43,7 @@ def order_copies(copies: Sequence["Copy"], pairs: Sequence[Pair]) -> tuple[list[
     hub = max(ends, key=ends.count, default=None)  # the region with most copies
 
     def rank(i: int) -> tuple[float, bool, float]:
-        return -round(copies[i].score, 2), hub not in pairs[i], -copies[i].correlation
+        return -round(copies[i].score, 2), hub not in pairs[i], -copies[i].ncc
 
     connected = DisjointSet(set(ends))
     connecting, further = [], []

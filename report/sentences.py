@@ -36,7 +36,7 @@ def describe_copy(copy: "Copy") -> str:
     if len(changes) == 1:
         changes.append("neither rotated nor scaled")
     area = int(copy.source.mask.sum())
-    return f"This region appears again {', '.join(changes)}; correlation {copy.correlation:.2f} over {area:,} px."
+    return f"This region appears again {', '.join(changes)}; correlation {copy.ncc:.2f} over {area:,} px."
 
 
 def describe_unproven(instance: "Instance") -> str:
