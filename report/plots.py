@@ -106,7 +106,8 @@ def _draw_sizes(axes: "Axes", copies: Sequence[tuple[float, float]]) -> None:
             axes.text(i, values.mean() + 0.02, f"{values.mean():.2f}\nn = {len(values)}", ha="center", fontsize=9)
     labels = [f"{low}–{high}" for low, high in itertools.pairwise(SIZE_EDGES[:-1])]
     axes.set_xticks(range(len(labels) + 1), [*labels, f"over {SIZE_EDGES[-2]}"])
-    axes.set(xlabel="side of a copy in pixels", ylabel="F1", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    axes.set(xlabel="side of a copy in pixels", xlim=(-0.5, len(labels) + 0.5))
+    axes.set(ylabel="F1", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
 
 
 def _draw_histogram(axes: "Axes", authentic: np.ndarray, forged: np.ndarray) -> None:

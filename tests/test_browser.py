@@ -4,23 +4,36 @@ import base64
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pypdfium2
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver import Keys
 
 from copymove.copies import Copy, Instance
 from copymove.regions import Region
 from detector import Detection
 from report.entries import error_entry, read_entry, unique_name, write_entry
 from report.page import write_page
+from tests.chromium import (
+    CHROMIUM,
+    DRIVER,
+    button,
+    cards,
+    choose,
+    css,
+    every,
+    open_image,
+    press,
+    resize,
+    start_chromium,
+    texts,
+    visibility,
+    wait,
+)
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs Debian's packages chromium and chromium-driver"
 )
@@ -28,10 +41,6 @@ pytestmark = pytest.mark.skipif(
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 FOUND = 4  # images with one finding each, scores 0.6, 0.7, 0.8, 0.9
 QUIET = 70  # images without
-SWITCHES = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-)  # fmt: skip
 
 
 def make_image(i: int) -> tuple[np.ndarray, Detection]:
@@ -75,12 +84,7 @@ def page(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     """A browser with an empty profile."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = start_chromium(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -96,63 +100,6 @@ def browser(chromium, page):
     chromium.get_log("browser")
     yield chromium
     assert [entry["message"] for entry in chromium.get_log("browser")] == []
-
-
-def resize(driver, width, height):
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
-def css(driver, selector):
-    return driver.find_element("css selector", selector)
-
-
-def every(driver, selector):
-    return driver.find_elements("css selector", selector)
-
-
-def texts(driver, selector):
-    """Texts of all elements in one call, which is much faster than one call for each."""
-    return driver.execute_script(f"return [...document.querySelectorAll('{selector}')].map((e) => e.innerText)")
-
-
-def button(driver, text):
-    return driver.find_element("xpath", f"//button[normalize-space()='{text}']")
-
-
-def press(driver, *keys):
-    ActionChains(driver).send_keys(*keys).perform()
-
-
-def choose(driver, id, text):
-    Select(css(driver, f"#{id}")).select_by_visible_text(text)
-
-
-def cards(driver):
-    """File names on the cards, in order."""
-    return texts(driver, ".card .name")
-
-
-def open_image(driver, name):
-    every(driver, ".card a")[cards(driver).index(name)].click()
-    wait(lambda: css(driver, "#image-title").text == name)
-
-
-def wait(condition, seconds=5.0):
-    """Until the condition holds; what it looks for may not be on the page yet."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except (NoSuchElementException, StaleElementReferenceException):
-            pass
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def visibility(driver, selector):
-    return css(driver, selector).value_of_css_property("visibility")
 
 
 # Gallery ----------------------------------------------------------------------------------------------------------
@@ -240,7 +187,7 @@ def test_image_shows_the_evidence(browser):
         "1a → 1b This region appears again 60 px to the right and 40 px down, neither rotated nor scaled; "
         "correlation 1.00 over 900 px."
     )
-    assert "All pixels are identical." in css(browser, ".tiles").text
+    assert "Inside the regions all pixels are identical." in css(browser, ".tiles").text
     loaded = "[...document.querySelectorAll('#image-view img:not([hidden])')].every((i) => i.naturalWidth > 0)"
     wait(lambda: browser.execute_script(f"return {loaded}"))
     assert texts(browser, ".tag") == ["1a", "1b"]
@@ -385,6 +332,59 @@ def test_wrong_import_is_refused(browser, tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     css(browser, "#import-file").send_keys(str(tmp_path / "other.json"))
     wait(lambda: "does not hold verdicts" in css(browser, "#message").text)
+
+
+# Truth ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored_page(tmp_path_factory):
+    """A report with truth: a missed instance beside a found one, a false one, and one that only the model proposes."""
+    folder = tmp_path_factory.mktemp("scored")
+    elsewhere = np.zeros((120, 160), bool)
+    elsewhere[100:115, 5:20] = True
+    entries = []
+    for i, name in enumerate(("partly", "false", "model")):
+        image, found = make_image(i)
+        mask = found.instances[0].mask
+        truth = {"partly": [mask, elsewhere], "false": [], "model": [mask]}[name]
+        if name == "model":
+            found = replace(found, instances=(Instance(mask, found.score, ()),))
+        truth = np.array(truth, bool).reshape(-1, 120, 160)
+        entries.append(write_entry(folder, name, f"/figures/{name}.png", image, found, truth=truth))
+    return write_page(folder, lambda: entries, title="Scored", run="run2", table=[["", "both"], ["oF1", "0.500"]])
+
+
+@pytest.fixture
+def scored(chromium, scored_page):
+    """The page with truth just opened; nothing may have gone wrong when a test ends."""
+    resize(chromium, 1280, 900)
+    chromium.get(scored_page.as_uri())
+    yield chromium
+    assert [entry["message"] for entry in chromium.get_log("browser")] == []
+
+
+def test_truth_orders_and_filters(scored):
+    """With truth, the worst image comes first, and missed and false instances can be chosen."""
+    assert cards(scored) == ["false.png", "partly.png", "model.png"]
+    assert texts(scored, ".card .state:not(.open)") == ["oF1 0.00, 1 false", "oF1 0.50, 1 missed", "oF1 1.00"]
+    numbers = dict(zip(texts(scored, ".counts dt"), texts(scored, ".counts dd"), strict=True))
+    assert (numbers["mean oF1"], numbers["instances missed"], numbers["false instances"]) == ("0.500", "1", "1")
+    assert numbers["findings by the model only"] == "1"
+    choose(scored, "show", "with missed instances")
+    assert cards(scored) == ["partly.png"]
+    choose(scored, "show", "with false instances")
+    assert cards(scored) == ["false.png"]
+
+
+def test_truth_is_drawn(scored):
+    """True instances are dashed over the image; a finding of the model alone says that nothing confirms it."""
+    open_image(scored, "partly.png")
+    assert len(every(scored, ".canvas .truth")) == 2 and len(every(scored, ".canvas .truth.missed")) == 1
+    css(scored, ".crumbs a").click()
+    open_image(scored, "model.png")
+    assert "1 finding, by the model only" in css(scored, ".verdict-line").text.lower()
+    assert "no aligned copy that confirms it" in css(scored, ".sentence").text
 
 
 # Widths, paper, offline -------------------------------------------------------------------------------------------

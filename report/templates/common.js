@@ -74,7 +74,7 @@ function verdictLine(image) {
   const parts = [capitalized(resultText(image))];
   if (image.instances.length) parts.push(`score ${image.score.toFixed(2)} out of 1`);
   if (image.truth) parts.push(truthText(image));
-  if (image.complete === false) parts.push("the search ran out of time, so there may be more copies");
+  if (image.complete === false) parts.push("the search ran out of time, so it may have missed copies");
   return parts.join(" · ");
 }
 

@@ -61,21 +61,26 @@ function tile(copy, source, caption, own, alt) {
     h("div", { class: "frame" }, cutOut(copy, h("img", { src: source, alt, decoding: "async" }), layer)), h("figcaption", {}, caption));
 }
 
+// What was done to the copy so that it lies on its source.
+function alignmentText(copy, from) {
+  const changes = [Math.abs(copy.rotation) >= 0.5 && "rotated", copy.mirrored && "mirrored", Math.abs(copy.scale - 1) >= 0.005 && "scaled"].filter(Boolean);
+  return changes.length ? `${changes.join(" and ")} back to match ${from}` : "as in the image";
+}
+
 function pairTiles(instance, copy) {
   const own = colour(instance.number);
   const [from, to] = labels(instance, copy);
-  const changed = Math.abs(copy.rotation) >= 0.5 || copy.mirrored || Math.abs(copy.scale - 1) >= 0.005;
   return [
     tile(copy, copy.source, `${from}, as in the image`, own, `Region ${from}`),
-    tile(copy, copy.copy, changed ? `${to}, rotated, mirrored or scaled back to match ${from}` : `${to}, as in the image`, own, `Region ${to}, aligned`),
+    tile(copy, copy.copy, `${to}, ${alignmentText(copy, from)}`, own, `Region ${to}, aligned`),
     tile(copy, copy.difference, differenceCaption(copy), null, `Difference of ${from} and ${to}`),
   ];
 }
 
 function differenceCaption(copy) {
-  const same = copy.identical >= 0.9995 ? "All pixels are identical."
-    : copy.identical >= 0.9 ? `${Math.floor(copy.identical * 100)} % of the pixels are identical.`
-    : copy.median_difference === null ? "" : `Half of the pixels differ by at most ${copy.median_difference} of 255.`;
+  const same = copy.identical >= 0.9995 ? "Inside the regions all pixels are identical."
+    : copy.identical >= 0.9 ? `${Math.floor(copy.identical * 100)} % of the pixels inside the regions are identical.`
+    : copy.median_difference === null ? "" : `Half of the pixels inside the regions differ by at most ${copy.median_difference} of 255.`;
   return `Difference after matching brightness and contrast, made ${settings.difference_gain} times brighter; black is equal. ${same}`;
 }
 
@@ -86,7 +91,7 @@ function compare(instance, copy) {
   const slide = h("input", { type: "range", min: "0", max: "100", value: "50", "aria-label": `Slide between ${from} and ${to}`,
     oninput: () => frame.style.setProperty("--cut", `${slide.value}%`) });
   return h("figure", { class: "tile" }, frame, h("div", { class: "compare-tools" }, slide, flickerButton(frame, from, to)),
-    h("figcaption", {}, `Left of the line ${from}, right of it ${to}.`));
+    h("figcaption", {}, `${from} left of the line, ${to} right of it`));
 }
 
 function flickerButton(frame, from, to) {
