@@ -1,15 +1,9 @@
-"""Images and masks: finding, splitting, letterboxing, augmenting, labelling, loading (`reading.py` reads them).
+"""Training samples, their order, and the loader that makes batches of them.
 
-A training sample goes through this file from top to bottom:
-
-    folder -- find_images --> Image -- read_image, read_masks --> (H, W, 3) uint8 and (K, H, W) bool
-           -- Content.of --> image and masks as they lie in the S x S input (this is cached)
-           -- on-the-fly forgery, augmentation --> the same, changed
-           -- letterbox, grid_labels --> image (S, S, 3) uint8, labels (G, G): 0 background, 1..K instance, -1 padding
-           -- make_loader --> batches of one rank, in an order that depends on the seed and the epoch alone
-
-Nothing here knows a model. torch and Albumentations are imported where they are used, so that a script's `--help`
-and a prediction without torch need neither.
+find_images, read_letterboxed    the image and its masks as they lie in the S x S input (this is cached)
+forge, augmentation              a forgery made on the fly; both changed in shape and colour
+letterbox, grid_labels           image (S, S, 3) uint8, labels (G, G): 0 background, 1..K instance, -1 padding
+make_loader                      batches of one rank, in an order that depends on the seed and the epoch alone
 """
 
 import atexit
@@ -25,31 +19,26 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from config import DataSettings, LoaderSettings, SynthesisSettings
 from forgery.forge import forge
 from images.cache import ImageCache, read_letterboxed
 from images.folders import ImageFile
-from images.letterbox import (
-    PADDING,
-    Letterbox,
-    LetterboxedImage,
-    grid_labels,
-    letterbox,
-    pad_layers,
-    resize_layers,
-    valid_cells,
-)
+from images.grid import grid_labels, valid_cells
+from images.letterbox import PADDING, Letterbox, LetterboxedImage, letterbox, letterbox_layers
 from runtime.errors import InputError
 from runtime.workers import Flag
 
+# Samples ----------------------------------------------------------------------------------------------------------
+
 
 def augmentation() -> Any:
-    """Albumentations pipeline for `image`, `masks` (the coverages and, last, what is image).
+    """Albumentations pipeline for `image` and `masks`: the coverage of each instance and, last, what is image.
 
-    Turned images grow their frame, so that no copy falls off the edge and leaves its source labelled alone.
+    The frame of a rotated image grows, so that no copy is cut off while its source stays labelled.
     """
-    # The package asks the internet for a newer version when it is imported.
+    # On import the package asks the internet for a newer version, unless it is told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
 
@@ -70,13 +59,14 @@ def augmentation() -> Any:
 
 
 class ForgeryDataset:
-    """Training samples: map-style, without torch. The same (seed, epoch, index) gives the same sample in any process.
+    """Training samples by index. The same (seed, epoch, index) gives the same sample in any process.
 
     `dataset[index]` or `dataset[epoch, index]` is a dict: `image` (S, S, 3) uint8 RGB, `labels` (G, G) int64 (0
-    background, 1..K instance, -1 padding), `id` (text) and `skipped`, lines about images that could not be read.
+    background, 1..K instance, -1 padding), `id` (text) and `skipped`, a list of lines about images that could not be
+    read.
 
-    An image that cannot be read raises InputError; with `--skip-unreadable` the next one of its kind (authentic or
-    forged) that can be read takes its place, always the same one, and `skipped` tells.
+    An image that cannot be read raises InputError. With `--skip-unreadable` the next readable image of its kind
+    (authentic or forged) takes its place, always the same one, and `skipped` says so.
     """
 
     def __init__(
@@ -88,10 +78,10 @@ class ForgeryDataset:
         synthesis: SynthesisSettings,
         seed: int = 0,
     ) -> None:
-        """`images`: with known truth, e.g. `select(...)`; `size`: S in pixels, a multiple of 14.
+        """`image_files`: with known truth, for instance of `select_split`; `size`: S in pixels, a multiple of 14.
 
         Raises:
-            InputError: no images, `size` is no multiple of 14, or a probability outside 0 to 1.
+            InputError: there are no images, `size` is not a multiple of 14, or a probability is outside 0 to 1.
         """
         if not image_files:
             raise InputError("there are no images to train on; check the folder and the split fractions")
@@ -99,7 +89,7 @@ class ForgeryDataset:
             raise InputError(f"--synthesis-probability {loader.synthesis_probability} is not within 0 to 1")
         if not 0 < loader.label_coverage <= 1:
             raise InputError(f"--label-coverage {loader.label_coverage} is not over 0 and at most 1")
-        Letterbox.fit((1, 1), size)
+        Letterbox.fit((1, 1), size)  # refuses a size that is not a multiple of 14
         self.image_files, self.size, self.seed = list(image_files), size, seed
         self.data, self.loader, self.synthesis = data, loader, synthesis
         self.cache = ImageCache(loader.cache, loader.cache_gb, size) if loader.cache else None
@@ -112,26 +102,25 @@ class ForgeryDataset:
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         skipped: list[str] = []
-        image_file, content = self._read(index, skipped)
+        image_file, content = self.read(index, skipped)
         rng = np.random.default_rng([self.seed, epoch, index])
         image, coverage = content.image, content.coverage
         if not image_file.forged and self.loader.synthesis_probability > 0:
             image, coverage = self._forge(image, index, rng)
-        inside = np.full((1, *image.shape[:2]), 255, np.uint8)
+        inside = np.full((1, *image.shape[:2]), 255, np.uint8)  # what is image; augmentation adds a margin that is not
         if self.augmentation is not None:
-            # One generator for all transforms. `set_random_seed` would give each one the same draws: an image would
-            # then be flipped both ways and turned, or none of it.
-            self.augmentation.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-            changed = self.augmentation(image=image, masks=np.concatenate([coverage, inside]))
-            image, masks = changed["image"], np.asarray(changed["masks"])
-            coverage, inside = masks[:-1], masks[-1:]
-            image[inside[0] == 0] = PADDING  # colours were changed there too
+            image, coverage, inside = self._augment(image, coverage, inside, rng)
         image, box = letterbox(image, self.size)
-        coverage, inside = (pad_layers(resize_layers(layers, box), self.size) for layers in (coverage, inside))
+        coverage, inside = letterbox_layers(coverage, box), letterbox_layers(inside, box)
         labels = grid_labels(coverage, valid_cells(inside[0]), self.loader.label_coverage)
         return {"image": image, "labels": labels, "id": image_file.id, "skipped": skipped}
 
-    def _read(self, index: int, skipped: list[str]) -> tuple[ImageFile, LetterboxedImage]:
+    def read(self, index: int, skipped: list[str]) -> tuple[ImageFile, LetterboxedImage]:
+        """The image of an index, or the one that takes its place; lines about unreadable ones go into `skipped`.
+
+        Raises:
+            InputError: the image cannot be read and may not be skipped, or no image of its kind can be read.
+        """
         for image_file in [*self.image_files[index:], *self.image_files[:index]]:
             if image_file.forged != self.image_files[index].forged:
                 continue
@@ -144,22 +133,34 @@ class ForgeryDataset:
         raise InputError(f"no training image of this kind can be read; the first of {len(skipped)}: {skipped[0]}")
 
     def _forge(self, image: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A forgery with `synthesis_probability`, else the same without copies, so that only copies tell them apart."""
-
+        """Image and coverage of a forgery, with `synthesis_probability`; else the same treatment without copies, so
+        that nothing but copies distinguishes the two."""
         forged = bool(rng.random() < self.loader.synthesis_probability)
         others = rng.choice(self.authentic, size=min(4, len(self.authentic)), replace=False)
-        panels = _Panels(self, others[others != index])
+        panels = _PanelSources(self, others[others != index])
         try:
             forgery = forge(image, self.synthesis, rng, forged, panels)
         except InputError:
             raise
-        except ValueError:  # too small to hold two regions: it stays authentic
+        except ValueError:  # the image is too small for two regions: it stays authentic
             return image, np.zeros((0, *image.shape[:2]), np.uint8)
         return forgery.image, forgery.masks.astype(np.uint8) * 255
 
+    def _augment(
+        self, image: np.ndarray, coverage: np.ndarray, inside: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # One generator for all transforms. `set_random_seed` would give each transform the same numbers: an image
+        # would then be flipped both ways and rotated, or none of it.
+        self.augmentation.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        changed = self.augmentation(image=image, masks=np.concatenate([coverage, inside]))
+        image, masks = changed["image"], np.asarray(changed["masks"])
+        coverage, inside = masks[:-1], masks[-1:]
+        image[inside[0] == 0] = PADDING  # the colours of the margin were changed, too
+        return image, coverage, inside
 
-class _Panels(Sequence):
-    """Contents of other images, read only when a figure is composed of them."""
+
+class _PanelSources(Sequence):
+    """Other authentic images, each read only when a figure is composed of it."""
 
     def __init__(self, dataset: ForgeryDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -168,17 +169,22 @@ class _Panels(Sequence):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        return self.dataset._read(int(self.indices[position]), [])[1].image
+        return self.dataset.read(int(self.indices[position]), [])[1].image
+
+
+# Order ------------------------------------------------------------------------------------------------------------
 
 
 class StepSampler:
-    """Order of one epoch, for one rank: batches of (epoch, index), each known from seed, epoch and step alone.
+    """Order of one epoch, for one rank: batches of (epoch, index), which follow from seed, epoch and step alone.
 
-    The images are shuffled by (seed, epoch) and cut into optimiser steps of `batch_size * world * accumulation`.
-    Rank r takes entries r, r + world, ... of a step's images and cuts them into batches of `batch_size`: which
-    images a step has does not depend on how many ranks share it. The last step may be smaller; where it does not
-    divide by the ranks, images from the start of the epoch's order fill it up, so that all ranks have the same
-    batches. It may have fewer than `accumulation` batches, the last of them smaller (`step_sizes`).
+    The images are shuffled by (seed, epoch) and cut into optimiser steps of
+    `batch_size * world * gradient_accumulation_steps`. Rank r takes images r, r + world, ... of a step and cuts them
+    into batches of `batch_size`: which images belong to a step does not depend on how many ranks share it.
+
+    The last step of an epoch may have fewer images. Where their number is not a multiple of the number of ranks,
+    images from the start of the epoch's order are added, so that all ranks have the same batches. The last step may
+    also have fewer batches than the others, and a smaller last batch (`step_sizes`).
     """
 
     def __init__(
@@ -195,15 +201,15 @@ class StepSampler:
         """`length`: number of images. `start_step`: optimiser steps of the epoch that are done already."""
         if min(length, batch_size, world, gradient_accumulation_steps) < 1 or not 0 <= rank < world:
             raise InputError(
-                f"{length} images, batch size {batch_size}, accumulation {gradient_accumulation_steps}, {world} ranks: each must be "
-                f"at least 1, and the rank ({rank}) under the number of ranks"
+                f"{length} images, batch size {batch_size}, {gradient_accumulation_steps} accumulation steps, {world} "
+                f"ranks: each must be at least 1, and the rank ({rank}) lower than the number of ranks"
             )
         self.length, self.batch_size, self.rank, self.world = length, batch_size, rank, world
         self.gradient_accumulation_steps, self.seed = gradient_accumulation_steps, seed
         self.set_epoch(epoch, start_step)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """What the next iteration gives: this epoch from this optimiser step on."""
+        """Let the next iteration start at this optimiser step of this epoch."""
         if not 0 <= start_step <= self.steps:
             raise InputError(f"start step {start_step} is not within 0 to {self.steps}, the steps of an epoch")
         self.epoch, self.start_step = epoch, start_step
@@ -220,8 +226,8 @@ class StepSampler:
 
     def step_sizes(self, step: int) -> list[int]:
         """Sizes of this rank's batches in an optimiser step; the same on every rank."""
-        image_files = -(-min(self.step_images, self.length - step * self.step_images) // self.world)
-        return [min(self.batch_size, image_files - start) for start in range(0, image_files, self.batch_size)]
+        images = -(-min(self.step_images, self.length - step * self.step_images) // self.world)
+        return [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
 
     def order(self) -> np.ndarray:
         """(length,) int: the epoch's order of images, the same on every rank."""
@@ -240,11 +246,15 @@ class StepSampler:
                 yield [(epoch, int(index)) for index in mine[start : start + self.batch_size]]
 
 
-def collate(samples: list[dict[str, Any] | InputError]) -> dict[str, Any] | InputError:
-    """Samples -> batch: `image` (B, S, S, 3) uint8, `labels` (B, G, G) int64, `num_labels` (int, 1 + the largest label,
-    known here so that the loss need not ask the device), `ids`, `skipped`."""
-    import torch
+# Loader -----------------------------------------------------------------------------------------------------------
 
+
+def collate(samples: list[dict[str, Any] | InputError]) -> dict[str, Any] | InputError:
+    """Samples -> batch: `image` (B, S, S, 3) uint8, `labels` (B, G, G) int64, `num_labels` (int, 1 + the largest
+    label, computed here so that the loss does not have to wait for the GPU), `ids`, `skipped`.
+
+    The first sample that is an InputError takes the place of the batch.
+    """
     for sample in samples:
         if isinstance(sample, InputError):
             return sample
@@ -258,8 +268,9 @@ def collate(samples: list[dict[str, Any] | InputError]) -> dict[str, Any] | Inpu
     }
 
 
-class _Reported:
-    """The dataset with its InputErrors returned: a worker process would wrap them into many lines of traceback."""
+class _ErrorsReturned:
+    """The dataset with InputErrors returned, not raised: torch would turn one that a loader process raises into many
+    lines of traceback."""
 
     def __init__(self, dataset: ForgeryDataset) -> None:
         self.dataset = dataset
@@ -277,29 +288,27 @@ class _Reported:
 class Loader:
     """Batches of one rank (see `collate`) in the order of `sampler`; `sampler.set_epoch` says which epoch comes next.
 
-    `skipped` collects a line for every image that could not be read (with `--skip-unreadable`), each once.
+    `skipped` has a line, as a key, for every image that could not be read (with `--skip-unreadable`).
     """
 
     def __init__(self, dataset: ForgeryDataset, sampler: StepSampler, num_workers: int) -> None:
-        import torch
-
         self.dataset, self.sampler, self.skipped = dataset, sampler, dict[str, None]()
         self._batches = torch.utils.data.DataLoader(
-            _Reported(dataset),
+            _ErrorsReturned(dataset),
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=collate,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
-            multiprocessing_context=_context() if num_workers else None,
-            generator=torch.Generator(),  # leaves the global one alone: a resumed run must draw the same numbers
+            multiprocessing_context=_loader_context() if num_workers else None,
+            generator=torch.Generator(),  # not the global one: a resumed run must draw the same numbers from that
         )
-        # The workers ignore SIGTERM, which is how multiprocessing would end them at exit; this comes before it.
+        # The loader processes ignore SIGTERM, by which multiprocessing ends them at exit. This runs before that.
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the worker processes. Happens by itself when the program ends."""
+        """End the loader processes. Happens by itself when the program ends."""
         iterator, self._batches._iterator = self._batches._iterator, None
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
@@ -318,7 +327,7 @@ class Loader:
             yield batch
 
     def _received(self) -> Iterator[Any]:
-        """Batches of the workers. Raises BrokenExecutor where one was killed with its batch half handed over."""
+        """Batches of the loader processes. Raises BrokenExecutor if one was killed while it handed over a batch."""
         batches = iter(self._batches)
         while True:
             try:
@@ -330,20 +339,18 @@ class Loader:
             yield batch
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """This machine's way to start processes, with `Flag` for the event by which torch ends its loader processes."""
+def _loader_context() -> multiprocessing.context.BaseContext:
+    """The usual way to start processes, with a `Flag` as the event by which torch ends its loader processes."""
     context = copy.copy(multiprocessing.get_context())
     context.Event = Flag
     return context
 
 
 def _start_worker(_: int) -> None:
-    """A loader process is one thread: the processes share the cores already."""
-    import torch
-
+    """A loader process uses one thread, because the processes share the cores already."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Ctrl-C and a scheduler's SIGTERM reach every process of the job. The main process saves and then ends these.
+    # Ctrl-C and a scheduler's SIGTERM reach every process of the job. The main process saves, then it ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -409,13 +409,14 @@ def check_same_run(before: dict[str, Any], settings: PretrainSettings) -> None:
 
 def read_images(settings: PretrainSettings) -> list[np.ndarray]:
     """All authentic images of the folder, in the order of their names."""
-    from images.folders import find_images, read_all, readable_images
+    from images.folders import find_images
+    from images.pairs import read_pairs, readable_images
 
     scenes, skipped = readable_images(find_images(settings.data.data), settings.data)
     authentic = [scene for scene in scenes if scene.forged is False]
     if not authentic:
         raise InputError(f"{settings.data.data} holds no authentic images; give a folder that does")
-    images = [image for _, image, _ in read_all(authentic, settings.data, skipped)]
+    images = [image for _, image, _ in read_pairs(authentic, settings.data, skipped)]
     for line in skipped:
         print(f"left out: {line}")
     return images

@@ -71,7 +71,9 @@ def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], lis
     """This rank's results, and a line for each image that could not be read."""
     from tqdm import tqdm
 
-    from images.folders import find_images, read_all, select_split
+    from images.folders import find_images
+    from images.pairs import read_pairs
+    from images.splits import select_split
     from metrics import encode_annotation, score_image
     from report.entries import unique_name, write_entry
 
@@ -82,7 +84,7 @@ def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], lis
     names = case_ids(image_files)
     results, skipped = [], []
     bar = tqdm(ranks.share(image_files), desc="test", unit="image", disable=not ranks.main)
-    for image_file, image, masks in read_all(bar, settings.data, skipped):
+    for image_file, image, masks in read_pairs(bar, settings.data, skipped):
         name, records = names[image_file.image], {}
         for mode, detector in modes.items():
             found = detector.detect(image)

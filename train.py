@@ -213,7 +213,9 @@ def build_run(settings: TrainSettings, checkpoint: dict[str, Any] | None) -> Run
 
     from dataset import make_loader
     from images.cache import MemoryCache
-    from images.folders import find_images, readable_images, select_split, split_images
+    from images.folders import find_images
+    from images.pairs import readable_images
+    from images.splits import select_split, split_images
     from losses import ForgeryLoss
     from model import ForgeryModel, amp_dtype, autocast, load_model_state
 
@@ -360,13 +362,13 @@ def validate(run: Run) -> dict[str, float] | None:
     from tqdm import tqdm
 
     from detector import Detector
-    from images.folders import read_all
+    from images.pairs import read_pairs
     from metrics import score_image, summarize
 
     detector = Detector(run.model.eval(), run.settings.clustering, run.device)
     mine, records, skipped = run.ranks.share(run.validation), [], []
     bar = tqdm(total=len(mine), desc="validation", unit="image", disable=not run.ranks.main, leave=False)
-    for image_file, image, masks in read_all(mine, run.settings.data, skipped):
+    for image_file, image, masks in read_pairs(mine, run.settings.data, skipped):
         if run.interrupt.signal:
             break
         found = detector.detect(image)

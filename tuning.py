@@ -143,13 +143,15 @@ def embed_split(detector: Any, settings: TuningSettings) -> list[Example]:
     """Embed the validation split once; N x N distances are dropped, the trees that any trial needs are kept."""
     from tqdm import tqdm
 
-    from images.folders import find_images, read_all, select_split
+    from images.folders import find_images
+    from images.pairs import read_pairs
+    from images.splits import select_split
 
     image_files = select_split(find_images(settings.data.data), detector.splits, "val")
     samples = sorted({*SPACE["min_samples"], *SPACE["loose_min_samples"]})
     own = {detector.clustering.min_samples, detector.clustering.loose_min_samples}
     examples, skipped = [], []
-    for _, image, masks in read_all(tqdm(image_files, desc="embedding", unit="image"), settings.data, skipped):
+    for _, image, masks in read_pairs(tqdm(image_files, desc="embedding", unit="image"), settings.data, skipped):
         image_file = detector.embed([image])[0]
         image_file.cells.keep_only_trees(sorted({*samples, *own}))
         examples.append(Example.of(image_file, masks))

@@ -22,7 +22,8 @@ from config import (
     TuningSettings,
 )
 from images.cache import DiskCache
-from images.folders import find_images, read_all
+from images.folders import find_images
+from images.pairs import read_pairs
 from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
@@ -193,7 +194,7 @@ def score(settings: StudySettings, folder: Path) -> None:
     image_files = find_images(settings.out / "held-out")
     lines = []
     data = DataSettings(settings.out / "held-out")
-    for image_file, image, masks in read_all(tqdm(image_files, desc="held out", unit="image"), data, []):
+    for image_file, image, masks in read_pairs(tqdm(image_files, desc="held out", unit="image"), data, []):
         found = detector.detect(image)
         record = score_image(image_file.id, found.masks, masks, found.score, found.seconds)
         lines.append(json.dumps(record_to_dict(record)) + "\n")

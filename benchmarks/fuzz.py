@@ -19,7 +19,7 @@ import numpy as np
 
 from config import ModelSettings
 from images.masks import read_masks
-from images.pdf import figures_of, pixels_of
+from images.pdfium import figures_of, pixels_of
 from images.read import read_image
 from runtime.command_line import to_dict
 from runtime.errors import InputError

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from config import DataSettings
-from images.folders import ImageFile, read_pair
+from images.folders import ImageFile
 from images.letterbox import LetterboxedImage
-from images.read import unreadable
+from images.pairs import read_pair
+from images.parsing import unreadable
 from runtime.errors import InputError
 from runtime.files import atomic_write
 

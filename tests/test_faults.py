@@ -1,6 +1,5 @@
 """Hostile files and faults in seconds; `python benchmark.py faults` tries the same for minutes."""
 
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections import deque
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
@@ -30,19 +28,15 @@ from benchmarks.robustness import (
     family,
     lines_of,
     lives,
-    pdf_stream,
     wait_until,
     write_data,
-    write_pdf,
-    write_png_bomb,
 )
 from config import DataSettings, LoaderSettings, PredictSettings, SplitSettings, SynthesisSettings
 from dataset import make_loader
 from detector import Detection, Detector
 from distributed import own_store
-from images.folders import find_images, split_images
-from images.pdf import find_figures
-from images.read import read_image
+from images.folders import find_images
+from images.splits import split_images
 from metrics import score_image
 from runtime.errors import InputError, one_line
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
@@ -119,71 +113,6 @@ def test_the_guard_sees_what_readers_must_not_do(tmp_path):
         "fails": "IndexError", "grows": "MemoryError", "babbles": "several lines",
     }.items():  # fmt: skip
         assert said[name].startswith("broken: ") and words in said[name], said[name]
-
-
-def test_a_pdf_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    packer = zlib.compressobj(9)
-    first = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
-    later = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
-    write_pdf(tmp_path / "x.pdf", pdf_stream(b"/Filter/FlateDecode", first + later * 3000), [])
-    assert (tmp_path / "x.pdf").stat().st_size < 5e6
-    with pytest.raises(InputError, match=r"x\.pdf: PDFium failed, perhaps for more than 2 GiB"):
-        find_figures(tmp_path / "x.pdf")
-
-
-def test_a_pdf_that_asks_for_hours_is_given_up(tmp_path, monkeypatch):
-    """Forms that draw forms ten times each, four deep: 1.7 KB. The limit is the processor's time, here 1 s."""
-    form = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</F %d 0 R>>>>"
-    forms = [pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 10)]
-    image = pdf_stream(b"/Type/XObject/Subtype/Image/Width 9/Height 9/ColorSpace/DeviceGray/BitsPerComponent 8",
-                              bytes(81))  # fmt: skip
-    write_pdf(tmp_path / "x.pdf", pdf_stream(b"", b"/F Do " * 10), [*forms, image])
-    hurried = tmp_path / "pdf.py"
-    hurried.write_text(Path(pdf.__file__).read_text().replace("PAGE_SECONDS = 8", "PAGE_SECONDS = 0"))
-    monkeypatch.setattr(pdf, "__file__", str(hurried))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with pytest.raises(InputError, match=r"x\.pdf: a page takes longer than"):
-        find_figures(tmp_path / "x.pdf")
-
-
-def test_a_crash_of_pdfium_costs_the_file_and_not_the_run(tmp_path, monkeypatch):
-    crashing = tmp_path / "crash.py"
-    crashing.write_text("import os\nos.kill(os.getpid(), 11)\n")
-    monkeypatch.setattr(pdf, "__file__", str(crashing))
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/x.pdf").write_bytes(b"%PDF-1.7")
-    write_image(tmp_path / "in/y.png")
-    status, lines = predicted(tmp_path / "in", tmp_path / "out")
-    assert status == 4 and [line["verdict"] for line in lines] == ["unreadable", "nothing found"]
-    assert "PDFium failed" in lines[0]["error"]
-
-
-def test_decoders_do_not_write_on_stderr_and_others_can(tmp_path, capfd):
-    """libpng tells of a row's filter that is none, libjpeg of what it skips; neither tells of which file."""
-    write_png_bomb(tmp_path / "x.png", 8)
-    data = (tmp_path / "x.png").read_bytes()
-    packed = zlib.compress((b"\x09" + bytes(8)) * 8)
-    chunk = b"IDAT" + packed
-    head = (
-        data[: data.index(b"IDAT") - 4] + len(packed).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
-    )
-    (tmp_path / "x.png").write_bytes(head + data[-12:])
-    jpeg = originals("jpeg", tmp_path)[0]
-    (tmp_path / "x.jpg").write_bytes(jpeg[:-200] + b"\xff\xc4\xff\xd9" * 5 + jpeg[-100:])
-
-    def read():
-        for path in (tmp_path / "x.png", tmp_path / "x.jpg"):
-            with contextlib.suppress(InputError):
-                read_image(path)
-
-    threads = [threading.Thread(target=read) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert capfd.readouterr().err == ""
-    os.write(2, b"ours")
-    assert capfd.readouterr().err == "ours"
 
 
 # Names and folders --------------------------------------------------------------------------------------------------

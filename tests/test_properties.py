@@ -15,8 +15,9 @@ import predict
 from config import MatchingSettings, PredictSettings, SynthesisSettings
 from copymove.detect import detect_copies
 from forgery.forge import forge
+from images.grid import grid_labels
 from images.inputs import ImageSource
-from images.letterbox import PADDING, Letterbox, grid_labels, letterbox, letterbox_masks
+from images.letterbox import PADDING, Letterbox, letterbox, letterbox_layers
 from metrics import decode_mask, encode_mask, object_f1
 from runtime.ranks import Ranks
 
@@ -62,7 +63,7 @@ def test_letterbox_and_back(height, width, size, seed):
     box = Letterbox.fit((height, width), size)
     cells = np.random.default_rng(seed).integers(0, 3, box.valid.shape)
     drawn = cells[box.rows()[:, None], box.columns()]  # (H, W)
-    labels = grid_labels(letterbox_masks(np.stack([drawn == 1, drawn == 2]), box), box.valid)
+    labels = grid_labels(letterbox_layers(np.stack([drawn == 1, drawn == 2]).astype(np.uint8) * 255, box), box.valid)
     assert ((labels == -1) == ~box.valid).all()
     own = [set(indices.tolist()) for indices in (box.rows(), box.columns())]
     assert own[0] <= set(range(box.valid.any(1).sum())) and own[1] <= set(range(box.valid.any(0).sum()))

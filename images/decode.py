@@ -1,0 +1,107 @@
+"""Decode an image file with OpenCV or Pillow, and keep what their C libraries print off the terminal."""
+
+import contextlib
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from images.header import FORMATS, Header
+from images.parsing import read_bytes
+from runtime.errors import InputError
+
+
+def decode(path: Path, header: Header) -> tuple[np.ndarray, bool]:
+    """Pixels (H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth, upright; and whether the colours are already
+    multiplied by alpha.
+
+    Raises:
+        InputError: the file is damaged, of an unknown kind, or a grey TIFF with transparency.
+    """
+    if header.format != "TIFF":  # of other formats OpenCV applies the orientation only where it drops the alpha
+        return upright(_decode_with_opencv(path), header.orientation), False
+    try:
+        mode = decode_with_pillow(path).mode  # OpenCV returns a damaged TIFF without an error, Pillow raises one
+    except UnidentifiedImageError:  # a kind of TIFF that Pillow does not know
+        mode = ""
+    if mode in ("LA", "PA"):
+        raise InputError(f"cannot read {path}: OpenCV drops the transparency of a grey TIFF; save it as PNG")
+    pixels = _decode_with_opencv(path)  # of a TIFF it applies the orientation, and multiplies 8-bit colour by alpha
+    return pixels, pixels.dtype == np.uint8
+
+
+def _decode_with_opencv(path: Path) -> np.ndarray:
+    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth."""
+    _silence_opencv()
+    try:
+        data = np.frombuffer(read_bytes(path), np.uint8)
+        with _quiet_stderr:
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as fault:
+        raise InputError(f"cannot read {path}: {' '.join((fault.err or str(fault)).split())}") from None
+    if pixels is None or pixels.size == 0:
+        raise InputError(f"cannot read {path}: it is damaged, cut off, or of a kind that OpenCV cannot read")
+    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
+        raise InputError(f"cannot read {path}: it has {pixels.shape[2]} channels; 1, 3 and 4 (with alpha) are allowed")
+    return pixels
+
+
+def decode_with_pillow(path: Path) -> Image.Image:
+    """The decoded image in the mode of the file, not upright. Pillow's exceptions are passed on."""
+    with _quiet_stderr, warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        warnings.simplefilter("ignore")  # about unusual metadata
+        image.load()
+    return image
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation, 1 to 8: transposed from 5 on, then mirrored (EXIF 2.3, tag 0x0112)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _silence_opencv() -> None:
+    """OpenCV logs its own lines about damaged files, which do not name the file; our errors do."""
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4 and 5
+    set_level(0)  # silent
+
+
+class _QuietStderr:
+    """While any thread is inside, everything that is written to file descriptor 2 is discarded.
+
+    libpng, libjpeg and libtiff print lines about damaged files there, which do not name the file; our errors do. Only
+    decoding belongs inside: it reports to Python by exceptions.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                with contextlib.suppress(OSError):  # there may be no descriptor 2
+                    self.kept = os.dup(2)
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, 2)
+                    os.close(null)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and self.kept >= 0:
+                os.dup2(self.kept, 2)
+                os.close(self.kept)
+                self.kept = -1
+
+
+_quiet_stderr = _QuietStderr()

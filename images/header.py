@@ -1,0 +1,103 @@
+"""Format and size of an image file, read from its header and checked against the limits before anything is decoded."""
+
+import math
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from images.parsing import parsing, read_bytes
+from images.tiff import SIGNATURES, read_tiff_header
+from runtime.errors import InputError
+
+# Pillow knows many more formats. One of them, EPS, would start Ghostscript on a file from a stranger.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
+# Allowed size of the decoded image per pixel of the limit: 4 bytes, that is 8 bit with alpha. Deeper images of as many
+# bytes have fewer pixels.
+BYTES_PER_PIXEL = 4
+# The last bytes of a complete file. MPO is a JPEG of several images.
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says."""
+
+    format: str  # Pillow's name
+    height: int  # in pixels, of the image as it is shown, that is after the EXIF orientation
+    width: int
+    orientation: int  # EXIF, 1 to 8
+
+
+def read_header(path: Path, max_megapixels: float = math.inf) -> Header:
+    """Read the header of an image; nothing is decoded.
+
+    Raises:
+        InputError: the file is missing, not a regular file, not an image, or larger than `max_megapixels`.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
+    with parsing(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual metadata
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading from a pipe or a device may never end
+            raise InputError(f"cannot read {path}: it is not a regular file")
+        with open(path, "rb") as file:
+            start = file.read(26)
+        if not start:
+            raise InputError(f"cannot read {path}: the file is empty")
+        if start[:4] in SIGNATURES:
+            format, (height, width, orientation, pixel_bytes) = "TIFF", read_tiff_header(path)
+        else:
+            with Image.open(path, formats=FORMATS) as image:
+                (width, height), format = image.size, image.format or ""
+                pixel_bytes = _bytes_per_pixel(image, start)
+                # Pillow decodes a whole PNG to look for EXIF behind the pixels; the EXIF before them is enough.
+                exif = Image.Exif() if format == "PNG" and "exif" not in image.info else image.getexif()
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
+    _check_size(path, (height, width), pixel_bytes, status.st_size, max_megapixels)
+    if orientation in range(5, 9):  # these exchange rows and columns
+        height, width = width, height
+    return Header(format, height, width, orientation if orientation in range(1, 9) else 1)
+
+
+def _bytes_per_pixel(image: Image.Image, start: bytes) -> int:
+    """Size of a decoded pixel; `start`: the first 26 bytes of the file."""
+    if image.format == "PNG":  # Pillow gives the mode of 8 bit for colour images of 16 bit, too
+        bits, colour_type = start[24], start[25]
+        return {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}.get(colour_type, 4) * (2 if bits == 16 else 1)
+    deep = image.format in ("JPEG2000", "PPM") or image.mode.startswith(("I", "F"))
+    return len(image.getbands()) * (2 if deep else 1)
+
+
+def _check_size(path: Path, shape: tuple[int, int], pixel_bytes: int, file_bytes: int, max_megapixels: float) -> None:
+    """Refuse what would take too much memory: too many pixels, too many bytes when decoded, or too large a file."""
+    (height, width), limit = shape, f"the limit is {max_megapixels:g} (--max-megapixels)"
+    if height * width > max_megapixels * 1e6:
+        raise InputError(f"{path} is {width} x {height} px, {height * width / 1e6:.3g} megapixels; {limit}")
+    decoded_limit = max_megapixels * 1e6 * BYTES_PER_PIXEL  # bytes
+    if height * width * pixel_bytes > decoded_limit:
+        raise InputError(
+            f"{path} is {width} x {height} px of {pixel_bytes} bytes, which count as "
+            f"{height * width * pixel_bytes / BYTES_PER_PIXEL / 1e6:.3g} megapixels; {limit}"
+        )
+    if file_bytes > 2 * decoded_limit:
+        raise InputError(f"{path} has {file_bytes / 1e9:.3g} GB, far more than an image of the limit takes; {limit}")
+
+
+def check_complete(path: Path, format: str) -> None:
+    """Raise InputError for a PNG or JPEG that is cut off; some versions of OpenCV return the part that is there."""
+    end = ENDS.get(format)
+    if end is None:
+        return
+    with open(path, "rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), os.SEEK_END)
+        if file.read() == end:
+            return
+    # Other data may follow the end. Within the pixels of a JPEG the byte ff is followed by 00 or a restart marker
+    # only, so the last start of scan (ff da) is a real one. The end of a thumbnail in the header lies before it.
+    data = read_bytes(path)
+    if data.rfind(end) < (data.rfind(b"\xff\xda") if format != "PNG" else 0):
+        raise InputError(f"cannot read {path}: the {format} is cut off, its end is missing")
