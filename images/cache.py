@@ -5,7 +5,6 @@ of training does not wait for decoding.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -23,7 +22,7 @@ from images.letterbox import LetterboxedImage
 from images.pairs import read_pair
 from images.parsing import unreadable
 from runtime.errors import InputError
-from runtime.files import atomic_write
+from runtime.files import atomic_write, kernel_lock
 
 FORMAT = 2  # version of the files of a DiskCache; raise it when their layout or the letterboxing changes
 
@@ -153,12 +152,12 @@ class DiskCache(ArrayCache):
     @contextlib.contextmanager
     def _locked_total(self) -> Iterator[list[int]]:
         """Size of all files in bytes, as a list of one number that the block may change; one process at a time."""
-        with open(self.folder / "total", "a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
+        path = self.folder / "total"
+        with kernel_lock(path), open(path, "r+") as file:
             total = [int(file.read() or 0)]
             yield total
-            file.truncate(0)
+            file.seek(0)
+            file.truncate()
             file.write(str(total[0]))
 
 

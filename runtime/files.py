@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, locks on folders, JSON."""
+"""Files that appear whole or not at all, locks that end with their process, JSON."""
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import sys
@@ -13,10 +14,12 @@ from runtime.errors import InputError
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
-    """Make a file appear whole or not at all: `write` fills a temporary name, which is then renamed to `path`.
+    """Make a file appear whole or not at all: `write` fills a file of another name, which is then renamed to `path`.
 
-    `lasting`: the content is on the disk before the name is, so that a power cut leaves no empty file; it takes some
-    10 ms. Without, it is for what can be told to be damaged and made again.
+    Args:
+        write: gets the path of the temporary file, in the same folder.
+        lasting: wait until the content is on the disk before the name is, some 10 ms, so that a power cut leaves no
+            empty file. Without it a file may be empty after a power cut: only for what is noticed and made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -37,55 +40,78 @@ def flush_to_disk(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as fault:
-        if fault.errno != errno.EINVAL:  # some network file systems know no such thing for a folder
+        if fault.errno != errno.EINVAL:  # some network file systems cannot do it for a folder
             raise
     finally:
         os.close(handle)
 
 
-_held: set[int] = set()  # open folders in which this process runs
+_held: set[int] = set()  # handles of the files and folders that this process has locked
 
 
-def _leave() -> None:
-    """A forked process (torch's loaders) has no share in the locks: it may outlive the run by some seconds."""
+def _close_inherited_locks() -> None:
+    """In a forked process: give up its share in the locks.
+
+    torch's loader processes outlive a killed training by some seconds. With their share in its lock, the training could
+    not be resumed until then.
+    """
     while _held:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_leave)
+os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
+@contextlib.contextmanager
+def kernel_lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the kernel's lock on a file (which is made where it is missing) or a folder: one process at a time.
+
+    A lock file of our own would survive `kill -9`, and what it locks would stay locked. The kernel's lock ends with
+    the process, however that ends.
+
+    Args:
+        wait: wait until the other process is done.
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is False.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(handle)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as fault:
+            if fault.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            print(f"{path} cannot be locked there ({fault.strerror}): start no other run in it", file=sys.stderr)
+        yield
+    finally:
+        if handle in _held:  # not in a forked process
+            _held.remove(handle)
+            os.close(handle)
 
 
 @contextlib.contextmanager
 def exclusive_lock(out: Path) -> Iterator[None]:
     """Let no other run work in the folder `out`, which is made where it is missing, before the block has ended.
 
-    The lock is the kernel's, on the folder itself: it leaves no file, and ends with the process, however that ends.
+    Two runs in one folder would write into the same files, and each would remove the other's temporary ones as those
+    of a run that was killed.
 
     Raises:
         InputError: another run is at work there, or `out` is no folder.
     """
-    import fcntl
-
     made = not out.exists()
     if not made and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder as --out")
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    _held.add(handle)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is at work in {out}; wait for its end, or give another --out") from None
-        except OSError as fault:
-            if fault.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            print(f"{out} cannot be locked there ({fault.strerror}): start no other run in it", file=sys.stderr)
-        yield
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(kernel_lock(out, wait=False))
+            except BlockingIOError:
+                raise InputError(f"another run is at work in {out}; wait for its end, or give another --out") from None
+            yield
     finally:
-        if handle in _held:
-            _held.remove(handle)
-            os.close(handle)
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()  # where the run was refused; a folder that holds something stays
