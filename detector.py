@@ -119,7 +119,7 @@ class Detector:
             return cls(matching=matching)
         import torch
 
-        from model import load_model
+        from checkpoints import load_model
 
         model, content = load_model(Path(checkpoint), backbone)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

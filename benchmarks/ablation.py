@@ -160,7 +160,7 @@ def training(settings: StudySettings, name: str, seed: int, folder: Path) -> Tra
     variant = VARIANTS[name]
     model = ModelSettings(backbone=settings.backbone, **variant.model)
     if variant.end_to_end:
-        from model import load_backbone
+        from backbones import load_backbone
 
         model = replace(model, unfreeze_blocks=load_backbone(settings.backbone).config.num_hidden_layers)
     return TrainSettings(

@@ -174,7 +174,9 @@ def _checkpoints(folder: Path) -> list[bytes]:
     """A head on a frozen backbone, and one whose backbone was trained too; the backbone is left in `folder`."""
     import torch
 
-    from model import CHECKPOINT_FORMAT, ForgeryModel, model_state, random_backbone
+    from backbones import random_backbone
+    from checkpoints import CHECKPOINT_FORMAT, model_state
+    from model import ForgeryModel
 
     small = random_backbone(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=28)
     small.save_pretrained(folder)

@@ -329,7 +329,7 @@ def try_names(settings: FaultsSettings, out: Path, report: Report) -> None:
 
 def write_backbone(folder: Path) -> None:
     """A tiny DINOv2 of random weights."""
-    from model import random_backbone
+    from backbones import random_backbone
 
     small = random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56)
     small.save_pretrained(folder)
@@ -403,7 +403,7 @@ def kill_training(settings: FaultsSettings, out: Path, report: Report) -> None:
 
 def whole_checkpoint(path: Path, report: Report) -> str:
     """Where a checkpoint stands; a half written one is a fault."""
-    from model import load_checkpoint
+    from checkpoints import load_checkpoint
 
     if not path.exists():
         return "none"

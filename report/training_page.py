@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,25 @@ def select_curves(log: Log, x: str, curves: Mapping[str, Sequence[str]]) -> Pane
         known = ", ".join(name for names in curves.values() for name in names)
         raise ValueError(f"no row of the log holds {x!r} and any of {known}")
     return panels
+
+
+def write_training_page(out: Path, log: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Path:
+    """Write curves.png and index.html of a training so far into its run folder.
+
+    Args:
+        log: all lines of the run's log. settings: as plain JSON types.
+    """
+    curves = plot_training(log, out / "curves.png")
+    epochs = [line for line in log if line["kind"] == "epoch"]
+    names = [name for name in epochs[-1] if name not in ("kind", "total_steps")]
+    rows = [[f"{line[n]:.4f}" if isinstance(line.get(n), float) else line.get(n, "") for n in names] for line in epochs]
+    return write_run_page(
+        out / "index.html",
+        title=f"Training {out.name}",
+        figures=[("Loss and its terms, validation oF1, learning rate, over optimiser steps", curves)],
+        tables=[("Validation", [names, *rows])],
+        details={"Settings": json.dumps(settings)},
+    )
 
 
 def write_run_page(

@@ -39,24 +39,27 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     """Folder of a tiny random DINOv2."""
-    import model
+    from backbones import random_backbone
 
     folder = tmp_path_factory.mktemp("backbone")
-    model.random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(
-        folder
-    )
+    random_backbone(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=56).save_pretrained(folder)
     return str(folder)
 
 
-@pytest.fixture
-def settings(data, backbone, tmp_path):
-    """Two short epochs of training on both."""
+def small_training(data, backbone, out):
+    """Settings of two short epochs of training."""
     return TrainSettings(
         data=DataSettings(data=data),
-        out=tmp_path / "run",
+        out=out,
         epochs=2,
         batch_size=2,
         gradient_accumulation_steps=2,
         loader=LoaderSettings(num_workers=0, synthesis_probability=0.5),
         model=ModelSettings(backbone=backbone, image_size=56, head_widths=(16,), embedding_size=8),
     )
+
+
+@pytest.fixture
+def settings(data, backbone, tmp_path):
+    """Settings of two short epochs of training in a folder of this test."""
+    return small_training(data, backbone, tmp_path / "run")

@@ -23,9 +23,13 @@ MAY_IMPORT = {
     "report": {"metrics"},
     "correlation": set(),
     "clustering": set(),
-    "model": {"correlation"},
+    "backbones": set(),
+    "model": {"correlation", "backbones"},
+    "checkpoints": {"backbones", "model"},
+    "views": {"images"},
     "dataset": {"images", "forgery"},
-    "detector": {"images", "copymove", "model", "clustering"},
+    "training_run": {"distributed", "images", "checkpoints"},
+    "detector": {"images", "copymove", "model", "checkpoints", "clustering"},
 }
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.test_train import launch
+from tests.scripts import launch
 
 import test
 import train

@@ -21,6 +21,7 @@ import pytest
 import predict
 import test
 import train
+import training_run
 from benchmarks.fuzz import READERS, SUFFIXES, campaign, originals, read, reasons, summary
 from benchmarks.robustness import (
     FAST,
@@ -150,7 +151,7 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
     image_files = find_images(tmp_path / "in")
     splits = split_images(image_files, SplitSettings())
     assert len(image_files) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
-    train._names_hash(image_files)
+    training_run.digest_of_images(image_files)
     empty = np.zeros((0, 40, 60), bool)
     results = [
         test.Result(p.id, "authentic", {"both": score_image(p.id, empty, empty, 0.0, 1.0)}, "") for p in image_files

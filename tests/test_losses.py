@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from losses import ForgeryLoss
+from losses import ForgeryLoss, correspondence_loss
 
 
 def reference(z, labels, temperature=0.07, separation_margin=2.0, uniformity_margin=0.1, class_balanced=False):
@@ -72,7 +74,8 @@ def unit(*shape, seed=0):
 
 @pytest.mark.parametrize("class_balanced", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_equal_the_loop(kind, class_balanced):
+def test_losses_equal_the_loop(kind, class_balanced):
+    """Each loss and the gradient of their sum, for every kind of image and both ways to weight labels."""
     labels = image(kind)
     z = unit(1, 60, 16, seed=3).requires_grad_()
     total, terms = ForgeryLoss(class_balanced=class_balanced)(z, labels[None])
@@ -86,7 +89,8 @@ def test_value_and_gradient_equal_the_loop(kind, class_balanced):
     assert torch.isfinite(gradient).all()
 
 
-def test_batch_is_the_mean_over_images():
+def test_batch_is_mean_over_images():
+    """Images of a batch do not touch each other."""
     labels = torch.stack([image(kind) for kind in KINDS])
     z = unit(len(KINDS), 60, 16)
     total, _ = ForgeryLoss()(z, labels, num_labels=11)
@@ -95,6 +99,7 @@ def test_batch_is_the_mean_over_images():
 
 
 def test_values_by_hand():
+    """Two tiny images whose losses can be worked out on paper."""
     # Two labels of two equal cells, at right angles: distance of the centroids sqrt(2), no spread;
     # each anchor's positive has similarity 1, its two negatives 0: -log(e^(1/t) / (e^(1/t) + 2)), t = 1.
     z = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1]]])
@@ -107,7 +112,8 @@ def test_values_by_hand():
     assert terms["uniformity"].item() == pytest.approx(0.9, abs=1e-6)
 
 
-def test_grid_shape_and_margin_that_closes():
+def test_grid_shape_and_zero_margin():
+    """Grids and lists of cells give the same; a margin of 0 switches separation off."""
     z, labels = unit(2, 6, 6, 8), torch.zeros(2, 6, 6, dtype=torch.int64)
     labels[:, 0] = 1
     flat = ForgeryLoss()(z.flatten(1, 2), labels.flatten(1))[0]
@@ -116,6 +122,7 @@ def test_grid_shape_and_margin_that_closes():
 
 
 def test_float32_inside_autocast():
+    """Mixed precision does not reach the losses."""
     z, labels = unit(2, 60, 16), torch.stack([image("one instance")] * 2)
     plain = ForgeryLoss()(z, labels)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -123,6 +130,32 @@ def test_float32_inside_autocast():
     assert mixed.dtype == torch.float32 and mixed.item() == plain.item()
 
 
-def test_shapes_that_do_not_belong_together_are_refused():
+def test_mismatched_shapes_are_refused():
+    """Embeddings and labels of different numbers of cells."""
     with pytest.raises(ValueError, match="do not belong"):
         ForgeryLoss()(unit(2, 60, 16), torch.zeros(2, 59, dtype=torch.int64))
+
+
+def test_correspondence_loss_equals_the_loop():
+    """Loss and recall of pretraining against a loop over cells, in two images with two views each."""
+    generator = torch.Generator().manual_seed(0)
+    z = F.normalize(torch.randn(2, 2, 36, 8, generator=generator), dim=-1)
+    places = torch.randint(0, 36, (2, 2, 36, 4), generator=generator)
+    weights = torch.rand(2, 2, 36, 4, generator=generator) * (torch.rand(2, 2, 36, 1, generator=generator) < 0.4)
+    loss, recall = correspondence_loss(z, places, weights, 0.3)
+    losses, hits = [], []
+    for b, a, n in np.ndindex(2, 2, 36):
+        if not weights[b, a, n].sum():
+            continue
+        across = {m: float(z[b, a, n] @ z[b, 1 - a, m]) / 0.3 for m in range(36)}
+        far = [m for m in range(36) if max(abs(m // 6 - n // 6), abs(m % 6 - n % 6)) > 2]
+        within = {m: float(z[b, a, n] @ z[b, a, m]) / 0.3 for m in far}
+        total = math.log(sum(map(math.exp, [*across.values(), *within.values()])))
+        four = zip(places[b, a, n].tolist(), weights[b, a, n].tolist(), strict=True)
+        losses.append(sum(weight * (total - across[place]) for place, weight in four))
+        best = max(across, key=across.get)
+        hits.append(best in places[b, a, n].tolist() and across[best] >= max(within.values(), default=-9))
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert recall.item() == pytest.approx(sum(hits) / len(hits))
+    none, _ = correspondence_loss(z, places, weights * 0, 0.3)
+    assert none.item() == 0
