@@ -3,11 +3,11 @@
     python synthesis.py --authentic DIR --out DIR --count 2000 --seed 0
     python synthesis.py --authentic DIR --out DIR --content-kinds object --min-copy-pixels 20 --max-copy-pixels 60
 
-The second makes single cells of 20 to 60 pixels only; all limits and kinds are options below.
-Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and beside every
-image <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic images it
-was made from. Images with the same `base` may share pixels and belong into the same split. OUT/synthesis.json keeps
-the settings; a run that was stopped goes on with --resume and ends with the same files.
+The second command copies single cells of 20 to 60 pixels only; all limits and kinds are options below.
+Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and, beside every image,
+<id>.json: what was copied where, with affine matrices, and `base`, the group of authentic images that it was made
+from. Images with the same `base` may share pixels: they belong into the same split. OUT/synthesis.json keeps the
+settings. A run that was stopped goes on with --resume and ends with the same files.
 """
 
 from config import SynthesizeSettings
@@ -27,6 +27,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from forgery.forge import Forgery, forge
 from images.folders import find_images
@@ -36,9 +37,7 @@ from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
 from runtime.workers import map_in_processes
 
-RUN_ONLY = ("authentic", "out", "num_workers", "resume")  # settings that do not change what is made
-
-
+FREE_ON_RESUME = ("authentic", "out", "num_workers", "resume")  # settings that do not change what is made
 TRIES = 12  # authentic images tried for one forgery before the run stops
 
 
@@ -48,8 +47,8 @@ class _Job:
 
     settings: SynthesizeSettings
     number: int
-    groups: list[list[Path]]  # tried in this order; the first of each is the image that is forged
-    bases: list[str]  # name of each group
+    groups: list[list[Path]]  # tried in this order; the first path of each is the image that is forged
+    bases: list[str]  # `base` of each group
 
     @property
     def forged(self) -> bool:
@@ -57,21 +56,21 @@ class _Job:
 
     @property
     def files(self) -> list[Path]:
-        """Record, image and, of a forgery, masks."""
+        """Paths of the record, the image and, of a forgery, the masks."""
         folder, name = self.settings.out / ("forged" if self.forged else "authentic"), f"{self.number:06d}"
         masks = [self.settings.out / "masks" / f"{name}.npy"] if self.forged else []
         return [folder / f"{name}.json", folder / f"{name}.png", *masks]
 
     @property
     def done(self) -> bool:
-        """Whether the files are there. A power cut may leave empty ones."""
+        """Whether all files are there and not empty, as a power cut may leave them."""
         return all(path.exists() and path.stat().st_size for path in self.files)
 
 
-def group(paths: Sequence[Path], size: int) -> list[list[Path]]:
-    """Cut the images into groups of at most `size` from one folder, in the order of their names.
+def _group(paths: Sequence[Path], size: int) -> list[list[Path]]:
+    """Groups of at most `size` images from one folder, in the order of their names.
 
-    Neighbours in name are often frames of one series: they stay together, and so in one split.
+    Images whose names follow each other are often frames of one series. In one group they stay in one split.
     """
     groups = []
     for _, members in itertools.groupby(sorted(paths, key=lambda p: (p.parent, p.name)), key=lambda p: p.parent):
@@ -82,19 +81,17 @@ def group(paths: Sequence[Path], size: int) -> list[list[Path]]:
 
 def main(settings: SynthesizeSettings) -> None:
     """Write `count` forgeries and the authentic images beside them."""
-    from tqdm import tqdm
-
     if settings.count < 1 or settings.num_workers < 1 or settings.group_size < 1:
-        raise InputError("count, workers and group_size must be at least 1")
-    paths = [image.image for image in find_images(settings.authentic) if image.forged is False]
+        raise InputError("--count, --num-workers and --group-size must be at least 1")
+    paths = [image_file.image for image_file in find_images(settings.authentic) if image_file.forged is False]
     if not paths:
         raise InputError(f"{settings.authentic} holds no authentic images; give the folder that does")
     _prepare(settings, paths)
     jobs = _jobs(settings, paths)
-    left = [job for job in jobs if not job.done]
+    missing = [job for job in jobs if not job.done]
     left_out: set[str] = set()
-    with tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="image", desc="synthesis") as bar:
-        for reasons in map_in_processes(_write, left, settings.num_workers, bar=False):
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="image", desc="synthesis") as bar:
+        for reasons in map_in_processes(_write, missing, settings.num_workers, bar=False):
             left_out.update(reasons)
             bar.update()
     print(f"{settings.count} forged and {len(jobs) - settings.count} authentic images in {settings.out}")
@@ -103,8 +100,8 @@ def main(settings: SynthesizeSettings) -> None:
 
 
 def _prepare(settings: SynthesizeSettings, paths: Sequence[Path]) -> None:
-    """Make the folder, or check that the run in it can go on, which needs the same settings and images."""
-    own = {name: value for name, value in to_dict(settings).items() if name not in RUN_ONLY}
+    """Make the folder, or check with --resume that settings and images are those of the run in it."""
+    own = {name: value for name, value in to_dict(settings).items() if name not in FREE_ON_RESUME}
     names = "\n".join(str(path.relative_to(settings.authentic)) for path in paths)
     now = {"settings": own, "images": hashlib.sha256(os.fsencode(names)).hexdigest()}
     saved = settings.out / "synthesis.json"
@@ -117,14 +114,14 @@ def _prepare(settings: SynthesizeSettings, paths: Sequence[Path]) -> None:
         raise InputError(f"--resume: there is no run in {settings.out} ({saved.name} is missing); start without it")
     if read_json(saved) != now:
         raise InputError(f"--resume with other settings or images than in {saved}; give the same, or another --out")
-    for left in settings.out.glob("*/.*.tmp"):  # of a process that was killed
-        left.unlink()
+    for unfinished in settings.out.glob("*/.*.tmp"):  # of a process that was killed
+        unfinished.unlink()
 
 
 def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
-    """Every authentic image is used as often as every other one, in an order that the seed shuffles."""
+    """One job for each image to write. They use all authentic images equally often, in an order drawn by the seed."""
     choices = []
-    for members in group(paths, settings.group_size):
+    for members in _group(paths, settings.group_size):
         base = "__".join(members[0].relative_to(settings.authentic).with_suffix("").parts)
         choices += [(base, [path, *(other for other in members if other != path)]) for path in members]
     order = np.random.default_rng(settings.seed).permutation(len(choices))
@@ -137,7 +134,7 @@ def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
 
 
 def _write(job: _Job) -> list[str]:
-    """Make one image and write its files; returns which authentic images were left out, and why."""
+    """Make one image and write its files; returns a line for each authentic image that was left out."""
     settings, left_out = job.settings, []
     for attempt, (base, paths) in enumerate(zip(job.bases, job.groups, strict=True)):
         images = _read(paths, settings.skip_unreadable, left_out)
@@ -150,20 +147,21 @@ def _write(job: _Job) -> list[str]:
             forgery = forge(image, settings.synthesis, rng, job.forged, panels)
         except InputError:
             raise
-        except ValueError as fault:
+        except ValueError as fault:  # the image is too small
             left_out.append(f"{paths[0]}: {fault}")
             continue
         if forgery.record["forged"] == job.forged:
             _save(forgery, job, {"base": base, "images": names})
             return left_out
     raise InputError(
-        f"no image to make number {job.number} of: {len(job.groups)} were tried, among them {job.groups[0][0]}; "
-        f"give larger or more structured images, or allow more content_kinds. {'; '.join(left_out[:3])}"
+        f"image number {job.number} cannot be made of any of {len(job.groups)} images that were tried, among them "
+        f"{job.groups[0][0]}; give larger or more structured images, or allow more --content-kinds. "
+        f"{'; '.join(left_out[:3])}"
     )
 
 
 def _read(paths: Sequence[Path], skip_unreadable: bool, left_out: list[str]) -> dict[Path, np.ndarray]:
-
+    """Images by their paths; a line about each that cannot be read goes into `left_out`."""
     images = {}
     for path in paths:
         try:
@@ -179,7 +177,8 @@ def _save(forgery: Forgery, job: _Job, origin: dict[str, Any]) -> None:
     record, image, *masks = job.files
     _, data = cv2.imencode(".png", forgery.image[..., ::-1])
     text = json.dumps(forgery.record | origin, indent=2) + "\n"
-    # Many small files: waiting for the disk would take longer than making them, and --resume makes empty ones again.
+    # These are many small files. To wait for the disk would take longer than to make them, and --resume makes those
+    # again that a power cut left empty.
     atomic_write(record, lambda path: path.write_text(text), lasting=False)
     atomic_write(image, lambda path: path.write_bytes(data), lasting=False)
     for path in masks:
