@@ -1,56 +1,56 @@
-"""Tables of accuracy and speed that the README shows.
+"""Measure accuracy, speed and robustness, and fit what is shipped in weights/.
 
-    python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90        images in parallel over processes
-    python benchmark.py matching-speed --image FILE
-    python benchmark.py calibrate --data DIR --authentic DIR           writes weights/evidence.json
-    python benchmark.py speed --data DIR                               cascade, losses, tuning, image cache
-    python benchmark.py step-speed --backbone NAME --batch-sizes 8 32  training steps and embedding on this device
-    python benchmark.py study --train DIR --dev DIR --out DIR          variants of the learned path, with seeds
-    python benchmark.py faults --kinds files bombs training            hostile files, kills, load; about an hour for all
+    python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90         forgeries found, and false alarms
+    python benchmark.py calibrate --data DIR --authentic DIR            writes weights/evidence.json
+    python benchmark.py train-mask-refiner --data DIR [DIR ...]         writes weights/outline.onnx
+    python benchmark.py timing-search --image FILE                      search on the pixels, by size of the image
+    python benchmark.py timing-learned --data DIR                       cascade, losses, tuning, image cache
+    python benchmark.py timing-step --backbone NAME --batch-sizes 8 32  training steps and embedding on this device
+    python benchmark.py ablation --train DIR --dev DIR --out DIR        variants of the learned path, with seeds
+    python benchmark.py robustness --kinds files bombs training         hostile files, kills, load; an hour for all
 
-A folder of synthesis.py has a JSON beside each image: its forgeries are also shown by size of copy, kind of
-region, rotation, scale, blending and JPEG quality.
+Where a folder was made by synthesis.py, a JSON beside each image says how it was forged; `accuracy` then also prints
+its forgeries by size of copy, kind of region, rotation, scale, blending and JPEG quality.
 """
 
-from config import BenchmarkCommand
-from runtime.command_line import parse_or_exit, run
-
-if __name__ == "__main__":
-    SETTINGS = parse_or_exit(BenchmarkCommand)  # above the heavy imports: `--help` and mistakes answer at once
-
-from benchmarks.ablation import study
-from benchmarks.accuracy import accuracy
-from benchmarks.calibrate import calibrate
-from benchmarks.robustness import faults
-from benchmarks.timing import matching_speed, speed, step_speed
 from config import (
+    AblationSettings,
     AccuracySettings,
-    CalibrateSettings,
-    FaultsSettings,
-    MatchingSpeedSettings,
-    StepSpeedSettings,
-    StudySettings,
+    BenchmarkCommand,
+    CalibrationSettings,
+    LearnedTimingSettings,
+    MaskRefinerSettings,
+    RobustnessSettings,
+    SearchTimingSettings,
+    StepTimingSettings,
 )
+from runtime.command_line import parse_or_exit, run
 
 
 def main(settings: BenchmarkCommand) -> int | None:
-    """Run the chosen table; the exit status where it is not 0."""
-    if isinstance(settings, AccuracySettings):
-        accuracy(settings)
-    elif isinstance(settings, MatchingSpeedSettings):
-        matching_speed(settings)
-    elif isinstance(settings, CalibrateSettings):
-        calibrate(settings)
-    elif isinstance(settings, FaultsSettings):
-        return faults(settings)
-    elif isinstance(settings, StudySettings):
-        return study(settings)
-    elif isinstance(settings, StepSpeedSettings):
-        step_speed(settings)
-    else:
-        speed(settings)
-    return None
+    """Run the chosen benchmark; its exit status, None for 0.
+
+    Each one is imported only when it is chosen: `--help` answers at once, and `accuracy` never loads torch.
+    """
+    match settings:
+        case AccuracySettings():
+            from benchmarks.accuracy import measure_accuracy as benchmark
+        case CalibrationSettings():
+            from benchmarks.calibrate import calibrate as benchmark
+        case MaskRefinerSettings():
+            from benchmarks.train_mask_refiner import train_mask_refiner as benchmark
+        case SearchTimingSettings():
+            from benchmarks.timing_search import time_search as benchmark
+        case LearnedTimingSettings():
+            from benchmarks.timing_learned import time_learned as benchmark
+        case StepTimingSettings():
+            from benchmarks.timing_learned import time_step as benchmark
+        case AblationSettings():
+            from benchmarks.ablation import run_ablation as benchmark
+        case RobustnessSettings():
+            from benchmarks.robustness import attack as benchmark
+    return benchmark(settings)
 
 
 if __name__ == "__main__":
-    run(main, SETTINGS)
+    run(main, parse_or_exit(BenchmarkCommand))

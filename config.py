@@ -170,20 +170,20 @@ class MatchingSettings:
 
 @dataclass(frozen=True)
 class AccuracySettings:
-    """Score the matching on folders whose truth is known."""
+    """Score the search on the pixels on folders whose truth is known."""
 
     data: tuple[Path, ...]  # folders of images in any of the layouts; each is one line of the table
     jpeg: int | None = None  # first save every image as JPEG of this quality, 1 to 100
     noise: float = 0.0  # first add Gaussian noise of this standard deviation, in grey levels
-    limit: int | None = None  # at most this many forged and this many authentic images of each folder, evenly chosen
+    limit: int | None = None  # at most this many forged and this many authentic images of each folder, evenly spaced
     num_workers: int = os.cpu_count() or 1  # processes that examine images side by side
     records: Path | None = None  # file for one JSON line per image
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 
 @dataclass(frozen=True)
-class MatchingSpeedSettings:
-    """Time and memory of the matching on images of 1 to 16 megapixels."""
+class SearchTimingSettings:
+    """Time and memory of the search on the pixels, on one image at 1 to 16 megapixels."""
 
     image: Path  # an image; it is resized to each size
     megapixels: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # sizes to measure
@@ -192,27 +192,27 @@ class MatchingSpeedSettings:
 
 
 @dataclass(frozen=True)
-class CalibrateSettings:
-    """Fit the score of the evidence on forgeries and authentic images."""
+class CalibrationSettings:
+    """Fit the score of the evidence and its thresholds on forgeries and authentic images."""
 
-    data: tuple[Path, ...]  # folders with forged and authentic images for the weights
-    authentic: tuple[Path, ...]  # folders of authentic images for the thresholds
+    data: tuple[Path, ...]  # folders with forged and authentic images; all their candidates are used
+    authentic: tuple[Path, ...]  # more folders, of which only the authentic images are used
     out: Path = Path("weights/evidence.json")  # file to write
-    limit: int | None = None  # at most this many forged and this many authentic images of each folder
+    limit: int | None = None  # at most this many forged and this many authentic images of each folder, evenly spaced
     num_workers: int = os.cpu_count() or 1  # processes that examine images side by side
 
 
 @dataclass(frozen=True)
-class OutlineSettings:
-    """Teach the network that draws the outlines of proven copies."""
+class MaskRefinerSettings:
+    """Train the network that redraws the outlines of proven copies."""
 
-    data: tuple[Path, ...]  # folders of synthesis.py, whose forgeries it learns from
+    data: tuple[Path, ...]  # folders made by synthesis.py, whose forgeries it learns from
     out: Path = Path("weights/outline.onnx")  # file to write, after every epoch
-    limit: int | None = None  # at most this many forgeries of each folder
+    limit: int | None = None  # at most this many forgeries of each folder, evenly spaced
     epochs: int = 8  # passes over the windows
     batch_size: int = 32  # windows per step
-    learning_rate: float = 2e-3  # highest; falls on a cosine to 0
-    seed: int = 0  # weights, order and turns of the windows
+    learning_rate: float = 2e-3  # highest learning rate; it falls on a cosine to 0
+    seed: int = 0  # of the initial weights, and of the order and the augmentation of the windows
     num_workers: int = os.cpu_count() or 1  # processes that cut windows side by side
 
 
@@ -292,86 +292,87 @@ class TestSettings:
 
 
 @dataclass(frozen=True)
-class SpeedSettings:
-    """Time the learned path against the straightforward way."""
+class LearnedTimingSettings:
+    """Time the parts of the learned path against the straightforward implementation of each."""
 
-    data: Path | None = None  # folder of images whose grids are clustered too, beside random ones
-    grids: int = 50  # random grids, and as many real ones, on which the labels are compared
-    repeats: int = 5  # runs of each side, in turn; the median is shown
+    data: Path | None = None  # folder of images whose embedding grids are clustered too, beside random ones
+    grids: int = 50  # random grids, and as many of images, on which both clusterings are compared
+    repeats: int = 5  # runs of each implementation, alternating; the median is shown
 
 
 @dataclass(frozen=True)
-class StepSpeedSettings:
-    """Time training steps and embedding on the GPU, or on the CPU where there is none; images are random."""
+class StepTimingSettings:
+    """Time training steps and embedding on the GPU, or on the CPU where there is none; the images are random."""
 
     batch_sizes: tuple[int, ...] = (8, 32)  # images per step
-    repeats: int = 20  # steps that are timed, after three that aren't
+    repeats: int = 20  # steps that are timed, after three that are not
     model: ModelSettings = field(default_factory=ModelSettings)
     loss: LossSettings = field(default_factory=LossSettings)
 
 
-StudyVariant = Literal[
-    "method",
+AblationVariant = Literal[
+    "mlp",
     "narrow",
-    "balance",
+    "class-balanced",
     "temperature",
     "margin",
-    "coverage",
+    "label-coverage",
     "self-correlation",
     "patch-correlation",
-    "patch-balance",
-    "large",
-    "patch-large",
+    "patch-class-balanced",
+    "large-input",
+    "patch-large-input",
     "end-to-end",
 ]
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class AblationSettings:
     """Train, tune and score variants of the learned path with several seeds each."""
 
     train: Path  # folder of authentic images; forgeries made of them are trained on and tuned on
     dev: Path  # folder of other authentic images; forgeries made of them are only scored
-    out: Path  # folder for the images, the features and one folder per variant and seed; what is there already isn't made again
-    variants: tuple[StudyVariant, ...] = typing.get_args(StudyVariant)  # what is compared; study.py says what each one changes
+    out: Path  # folder for the images, the features and one run folder per variant and seed; what is already there is not made again
+    variants: tuple[AblationVariant, ...] = typing.get_args(AblationVariant)  # what is compared; benchmarks/ablation.py says what each one changes
     seeds: tuple[int, ...] = (0, 1, 2)  # of the weights, the order of the images and the tuning
     forged: int = 160  # forgeries made of TRAIN; seven in ten are trained on, the others tuned on
-    authentic: int = 140  # authentic images beside them, shared likewise
+    authentic: int = 140  # authentic images beside them, divided in the same way
     held_out: int = 75  # forgeries made of DEV, and as many authentic images
     backbone: str = "embedded"  # as for train.py
     epochs: int = 5  # passes over the training images
     batch_size: int = 6  # images per optimiser step
     learning_rate: float = 3e-3  # of the head at the start
-    trials: int = 20  # parameter sets of the cascade that are tried for each
+    trials: int = 20  # parameter sets of the cascade that are tried for each run
     target_fpr: float = 0.05  # share of the authentic tuning images in which the tuned cascade may find something, 0 to 1
 
 
-FaultKind = Literal["files", "bombs", "names", "training", "prediction", "determinism", "equivariance", "load"]
+AttackKind = Literal["files", "bombs", "names", "training", "prediction", "determinism", "equivariance", "load"]
 
 
 @dataclass(frozen=True)
-class FaultsSettings:
-    """Attack readers, training and prediction, and put them under load."""
+class RobustnessSettings:
+    """Attack the readers, training and prediction, and put them under load."""
 
-    kinds: tuple[FaultKind, ...] = typing.get_args(FaultKind)  # what is tried
-    out: Path | None = None  # folder for all that is made; a temporary one, deleted in the end, when not given
-    files: int = 24000  # mutated files in all, a sixth of each kind
-    kills: int = 20  # times that a training, and a prediction, is killed
-    images: int = 10000  # images of the load
-    lines: int = 1000000  # lines of the predictions that a run goes on from
-    turned: int = 50  # images that are mirrored and turned
-    seed: int = 0  # of all that is drawn
+    kinds: tuple[AttackKind, ...] = typing.get_args(AttackKind)  # what is tried
+    out: Path | None = None  # folder for all files that are made; a temporary one, deleted at the end, when not given
+    files: int = 24000  # mutated files in all, a sixth of each file format
+    kills: int = 20  # how often a training, a prediction and its workers are killed
+    images: int = 10000  # images of the prediction under load
+    lines: int = 1000000  # lines of the predictions that a run is resumed with
+    transformed: int = 50  # forged images that are mirrored and rotated to test equivariance
+    seed: int = 0  # of everything that is drawn at random
 
 
 BenchmarkCommand = (
     Annotated[AccuracySettings, subcommand("accuracy")]
-    | Annotated[MatchingSpeedSettings, subcommand("matching-speed")]
-    | Annotated[CalibrateSettings, subcommand("calibrate")]
-    | Annotated[SpeedSettings, subcommand("speed")]
-    | Annotated[StepSpeedSettings, subcommand("step-speed")]
-    | Annotated[StudySettings, subcommand("study")]
-    | Annotated[FaultsSettings, subcommand("faults")]
-)  # which table benchmark.py makes
+    | Annotated[CalibrationSettings, subcommand("calibrate")]
+    | Annotated[MaskRefinerSettings, subcommand("train-mask-refiner")]
+    | Annotated[SearchTimingSettings, subcommand("timing-search")]
+    | Annotated[LearnedTimingSettings, subcommand("timing-learned")]
+    | Annotated[StepTimingSettings, subcommand("timing-step")]
+    | Annotated[AblationSettings, subcommand("ablation")]
+    | Annotated[RobustnessSettings, subcommand("robustness")]
+)  # what benchmark.py does
 
 
 @dataclass(frozen=True)

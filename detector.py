@@ -22,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from config import ClusteringSettings, MatchingSettings
-from copymove.copies import Instance
+from copymove.copies import Instance, SearchResult
 from copymove.detect import detect_copies
 from images.letterbox import Letterbox, letterbox
 from runtime.command_line import from_dict
@@ -48,6 +48,7 @@ class Detection:
     grid: np.ndarray | None = None  # (g_h, g_w) int64 labels of the cascade over the image: 0 nothing, 1..n instance
     anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell from the image's mean
     reason: str = ""  # why the cascade decided as it did
+    search: SearchResult | None = None  # all that the search on the pixels verified, with its features and times
 
     @property
     def masks(self) -> np.ndarray:
@@ -173,17 +174,18 @@ class Detector:
             proposed = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
             proposed = [instance for instance in proposed if instance.mask.any()]
             seen = {"grid": found.labels, "anomaly": found.anomaly, "reason": found.reason}
-        instances, complete = tuple(proposed), True
+        instances, complete, search = tuple(proposed), True, None
         if self.matching is not None:
             regions = [instance.mask for instance in proposed if _parts(instance.mask) > 1]
-            matches = detect_copies(image, self.matching, regions)
-            instances, complete = matches.instances, matches.complete
+            search = detect_copies(image, self.matching, regions)
+            instances, complete = search.instances, search.complete
         return Detection(
             shape=image.shape[:2],
             score=max((instance.score for instance in instances), default=0.0),
             instances=instances,
             seconds=seconds + time.perf_counter() - start,
             complete=complete,
+            search=search,
             **seen,
         )
 

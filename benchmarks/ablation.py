@@ -1,3 +1,9 @@
+"""Ablation: variants of the learned path, each trained, tuned and scored with several seeds.
+
+OUT holds the images, the features of the frozen backbone, and one run folder per variant and seed. A step whose result
+is already there is left out, so that a run that was stopped goes on.
+"""
+
 import contextlib
 import json
 import os
@@ -6,84 +12,87 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from metrics import Record
+from tqdm import tqdm
+
+import synthesis
+import train
+import tuning
+from backbones import load_backbone
 from config import (
+    AblationSettings,
     DataSettings,
     LoaderSettings,
     LossSettings,
     ModelSettings,
     SplitSettings,
-    StudySettings,
     SynthesizeSettings,
     TrainSettings,
     TuningSettings,
 )
+from detector import Detector
 from images.cache import DiskCache
 from images.folders import find_images
 from images.pairs import read_pairs
+from metrics import FIGURES, Record, record_to_dict, score_image, summarize
+from model import ForgeryModel
 from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, read_json, write_json
-from synthesis import main
 
-TUNING_SHARE = 0.3  # of the base images made of TRAIN
-
-
-SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # the images are the same for all variants and seeds
-
-
-NARROW = {"head_widths": (256, 192), "embedding_size": 128}  # a fifth of the time of the method's head
-
-
-COLUMNS = {
-    "of1_forged": "oF1, forged",
-    "false_positive_rate": "authentic with a false alarm",
-    "image_recall": "forged with a hit",
-}
+TUNING_SHARE = 0.3  # share of the base images made of TRAIN that the cascade is tuned on
+SYNTHESIS_SEEDS = {"training": 21, "held-out": 22}  # fixed: the images are the same for all variants and seeds
+SMALL_HEAD = {"head_widths": (256, 192), "embedding_size": 128}  # takes a fifth of the time of the method's head
+CORRELATION_OF_PIXELS = SMALL_HEAD | {"preset": "patch-correlation"}
+COLUMNS = (
+    "of1_forged",
+    "false_positive_rate",
+    "image_recall",
+)  # of metrics.FIGURES
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the method as defined."""
+    """What a variant changes in the settings of a training."""
 
-    what: str  # its line in the table
+    title: str  # its line in the table
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     loader: dict[str, Any] = field(default_factory=dict)
-    end_to_end: bool = False  # the backbone is trained too
+    end_to_end: bool = False  # the whole backbone is trained too
 
 
 VARIANTS: dict[str, Variant] = {
-    "method": Variant("(a) the method as defined: 1024, 768, 512"),
-    "narrow": Variant("(a) with a head of 256, 192, 128, as all below", NARROW),
-    "balance": Variant("(b) balanced anchors", NARROW, {"class_balanced": True}),
-    "temperature": Variant("(b) temperature 0.2", NARROW, {"temperature": 0.2}),
-    "margin": Variant("(b) separation margin 1", NARROW, {"separation_margin": 1.0}),
-    "coverage": Variant("(b) cells labelled from a quarter of their area on", NARROW, loader={"label_coverage": 0.25}),
-    "self-correlation": Variant("(c) matches among tokens", NARROW | {"preset": "self-correlation"}),
-    "patch-correlation": Variant("(c) matches among pixels", NARROW | {"preset": "patch-correlation"}),
-    "patch-balance": Variant(
-        "(c) the same, balanced", NARROW | {"preset": "patch-correlation"}, {"class_balanced": True}
+    "mlp": Variant("(a) the method as defined: head of 1024, 768, 512"),
+    "narrow": Variant("(a) with a head of 256, 192, 128, as all below", SMALL_HEAD),
+    "class-balanced": Variant("(b) class-balanced anchors", SMALL_HEAD, {"class_balanced": True}),
+    "temperature": Variant("(b) temperature 0.2", SMALL_HEAD, {"temperature": 0.2}),
+    "margin": Variant("(b) separation margin 1", SMALL_HEAD, {"separation_margin": 1.0}),
+    "label-coverage": Variant(
+        "(b) cells labelled from a quarter of their area on", SMALL_HEAD, loader={"label_coverage": 0.25}
     ),
-    "large": Variant("(d) inputs of 924 px, 66 x 66 cells", NARROW | {"image_size": 924}),
-    "patch-large": Variant(
-        "(c) and (d) matches among pixels at 616 px, balanced",
-        NARROW | {"preset": "patch-correlation", "image_size": 616},
+    "self-correlation": Variant("(c) correlation of tokens", SMALL_HEAD | {"preset": "self-correlation"}),
+    "patch-correlation": Variant("(c) correlation of pixels", CORRELATION_OF_PIXELS),
+    "patch-class-balanced": Variant(
+        "(c) correlation of pixels, class-balanced", CORRELATION_OF_PIXELS, {"class_balanced": True}
+    ),
+    "large-input": Variant("(d) inputs of 924 px, 66 x 66 cells", SMALL_HEAD | {"image_size": 924}),
+    "patch-large-input": Variant(
+        "(c) and (d) correlation of pixels at 616 px, class-balanced",
+        CORRELATION_OF_PIXELS | {"image_size": 616},
         {"class_balanced": True},
     ),
-    "end-to-end": Variant("(a) with the backbone trained too", NARROW, end_to_end=True),
+    "end-to-end": Variant("(a) with the backbone trained too", SMALL_HEAD, end_to_end=True),
 }
 
 
-def study(settings: StudySettings) -> int | None:
-    """Run what is missing and print the table; the exit status of a training that was asked to stop."""
-    check(settings)
+def run_ablation(settings: AblationSettings) -> int | None:
+    """Do what is missing and print the table; the exit status of a training that was asked to stop, else None."""
+    check_settings(settings)
     make_images(settings)
     with kept_features(settings.out / "features"):
-        for seed in settings.seeds:  # outermost: a study that is stopped has the same seeds of all variants
+        for seed in settings.seeds:  # the outer loop, so that a run that is stopped has the same seeds of all variants
             for name in settings.variants:
                 if status := run_variant(settings, name, seed):
                     return status
@@ -91,41 +100,40 @@ def study(settings: StudySettings) -> int | None:
     return None
 
 
-def check(settings: StudySettings) -> None:
-    """Refuse what cannot be run, and an OUT that belongs to other settings."""
+def check_settings(settings: AblationSettings) -> None:
+    """Refuse settings that cannot work, and an OUT that was made with others. Raises InputError."""
     if not settings.variants or not settings.seeds:
         raise InputError("--variants and --seeds must name at least one each")
     if min(settings.forged, settings.authentic, settings.held_out) < 3:
         raise InputError("--forged, --authentic and --held-out must be at least 3 each")
-    same = {name: value for name, value in to_dict(settings).items() if name not in ("variants", "seeds", "out")}
-    path = settings.out / "study.json"
-    if path.exists() and (known := read_json(path)) != same:
+    fixed = {name: value for name, value in to_dict(settings).items() if name not in ("variants", "seeds", "out")}
+    path = settings.out / "ablation.json"
+    if path.exists() and (known := read_json(path)) != fixed:
         changed = ", ".join(
-            f"{name} was {known.get(name)}, is {same[name]}" for name in same if known.get(name) != same[name]
+            f"{name} was {known.get(name)}, is {value}" for name, value in fixed.items() if known.get(name) != value
         )
-        raise InputError(f"{settings.out} is a study with other settings ({changed}); give another --out")
-    write_json(path, same)
+        raise InputError(f"{settings.out} was made with other settings ({changed}); give another --out")
+    write_json(path, fixed)
 
 
-def make_images(settings: StudySettings) -> None:
-    """OUT/training and OUT/held-out, each whole or not at all."""
-
+def make_images(settings: AblationSettings) -> None:
+    """Make OUT/training and OUT/held-out with synthesis.py, each whole or not at all."""
     wanted = {
         "training": (settings.train, settings.forged, settings.authentic),
         "held-out": (settings.dev, settings.held_out, settings.held_out),
     }
-    for name, (authentic, forged, count) in wanted.items():
+    for name, (source, forged, authentic) in wanted.items():
         folder = settings.out / name
         if folder.exists():
             continue
         unfinished = settings.out / f".{name}.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        main(
+        synthesis.main(
             SynthesizeSettings(
-                authentic=authentic,
+                authentic=source,
                 out=unfinished,
                 count=forged,
-                authentic_count=count,
+                authentic_count=authentic,
                 seed=SYNTHESIS_SEEDS[name],
                 num_workers=1,
             )
@@ -133,35 +141,29 @@ def make_images(settings: StudySettings) -> None:
         os.replace(unfinished, folder)
 
 
-def run_variant(settings: StudySettings, name: str, seed: int) -> int:
-    """Train, tune and score one variant with one seed, from where it stands; the training's exit status."""
-    import train
-    import tuning
-
+def run_variant(settings: AblationSettings, name: str, seed: int) -> int:
+    """Train, tune and score one variant with one seed, from where it stopped; the training's exit status."""
     folder = settings.out / "runs" / f"{name}-{seed}"
     if (folder / "records.jsonl").exists():
         return 0
     print(f"\n{name}, seed {seed}", flush=True)
-    with own_signals():
-        status = train.main(training(settings, name, seed, folder))
+    with restored_signals():
+        status = train.main(training_settings(settings, name, seed, folder))
     if status:
         return status
-    # Not best.pt: a cascade that was not tuned yet and a few images are too little to choose an epoch by.
+    # last.pt and not best.pt: eight validation images and an untuned cascade are too little to choose an epoch by.
     checkpoint, tuned = folder / "last.pt", folder / "tuned.json"
     data = DataSettings(settings.out / "training")
-
     tuning.main(TuningSettings(data, checkpoint, tuned, settings.trials, seed, target_fpr=settings.target_fpr))
     score(settings, folder)
     return 0
 
 
-def training(settings: StudySettings, name: str, seed: int, folder: Path) -> TrainSettings:
-    """train.py's settings for a variant."""
+def training_settings(settings: AblationSettings, name: str, seed: int, folder: Path) -> TrainSettings:
+    """The settings with which train.py trains a variant into a run folder."""
     variant = VARIANTS[name]
     model = ModelSettings(backbone=settings.backbone, **variant.model)
     if variant.end_to_end:
-        from backbones import load_backbone
-
         model = replace(model, unfreeze_blocks=load_backbone(settings.backbone).config.num_hidden_layers)
     return TrainSettings(
         data=DataSettings(settings.out / "training"),
@@ -183,18 +185,13 @@ def training(settings: StudySettings, name: str, seed: int, folder: Path) -> Tra
     )
 
 
-def score(settings: StudySettings, folder: Path) -> None:
-    """records.jsonl of a run: the embedding alone on every held-out image."""
-    from tqdm import tqdm
-
-    from detector import Detector
-    from metrics import record_to_dict, score_image
-
+def score(settings: AblationSettings, folder: Path) -> None:
+    """Write records.jsonl of a run: the learned path alone on every held-out image."""
     detector = Detector.load(folder / "last.pt", folder / "tuned.json").alone("embedding")
-    image_files = find_images(settings.out / "held-out")
-    lines = []
     data = DataSettings(settings.out / "held-out")
-    for image_file, image, masks in read_pairs(tqdm(image_files, desc="held out", unit="image"), data, []):
+    image_files = tqdm(find_images(data.data), desc="held out", unit="image")
+    lines = []
+    for image_file, image, masks in read_pairs(image_files, data, []):
         found = detector.detect(image)
         record = score_image(image_file.id, found.masks, masks, found.score, found.seconds)
         lines.append(json.dumps(record_to_dict(record)) + "\n")
@@ -202,24 +199,21 @@ def score(settings: StudySettings, folder: Path) -> None:
 
 
 def table(out: Path, variants: Sequence[str]) -> str:
-    """Markdown: for each variant that has records, the mean over its seeds and, of several, the range."""
-    from metrics import summarize
-
-    lines = [f"| variant | seeds | {' | '.join(COLUMNS.values())} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    """Markdown: for each variant that has records, the mean over its seeds and, where there are several, the range."""
+    headings = [FIGURES[column][0] for column in COLUMNS]
+    lines = [f"| variant | seeds | {' | '.join(headings)} |", "|---" * (2 + len(COLUMNS)) + "|"]
     for name in variants:
         runs = [summarize(read_records(path), resamples=1) for path in sorted(out.glob(f"runs/{name}-*/records.jsonl"))]
         if runs:
             values = [[float(run[column]["value"]) for run in runs] for column in COLUMNS]
             ranges = [f" [{min(v):.3f}, {max(v):.3f}]" if len(v) > 1 else "" for v in values]
             cells = [f"{sum(v) / len(v):.3f}{r}" for v, r in zip(values, ranges, strict=True)]
-            lines.append(f"| {VARIANTS[name].what} | {len(runs)} | {' | '.join(cells)} |")
+            lines.append(f"| {VARIANTS[name].title} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def read_records(path: Path) -> "list[Record]":
+def read_records(path: Path) -> list[Record]:
     """Records of a run."""
-    from metrics import Record
-
     return [Record(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
@@ -229,8 +223,6 @@ def kept_features(folder: Path) -> Iterator[None]:
 
     The folder belongs to one backbone.
     """
-    from model import ForgeryModel
-
     ForgeryModel.feature_cache = DiskCache(folder)
     try:
         yield
@@ -239,8 +231,8 @@ def kept_features(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_signals() -> Iterator[None]:
-    """Give SIGTERM and Ctrl-C their meaning back after a training, which keeps them for itself."""
+def restored_signals() -> Iterator[None]:
+    """Restore the handlers of SIGTERM and Ctrl-C after a training, which sets its own and keeps them."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

@@ -1,74 +1,133 @@
-"""Calibration: the score fitted on true and false candidates."""
+"""Calibration: fit the score that tells copies from look-alikes, and its thresholds, on candidates of known truth."""
 
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from sklearn.ensemble import HistGradientBoostingClassifier
+import cv2
+import numpy as np
+from scipy.stats import binom
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from benchmarks.accuracy import choose_images
-from config import CalibrateSettings, MatchingSettings
-from copymove.detect import detect_copies
+from benchmarks.accuracy import ANY_SIZE, choose_images
+from config import CalibrationSettings, MatchingSettings
+from copymove.copies import Copy
 from copymove.exact_blocks import find_exact_blocks
 from copymove.regions import Region
 from copymove.scoring import FEATURES
 from copymove.suppression import BESIDE, IDENTICAL_GRAIN
+from detector import Detector
 from images.folders import ImageFile
-from images.masks import read_masks
-from images.read import read_image
+from images.pairs import read_pair
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.workers import map_in_processes
 
-DOUBT = 0.1  # share of samples in which the calibration may let more images pass than a threshold says
+TARGET_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # false positive rates for which a threshold is written
+RISK = 0.1  # chance that a threshold's true false positive rate is higher than the one it is written for
+TRUE_OVERLAP = 0.35  # least share of both regions inside one true mask for a candidate to count as true
+FALSE_OVERLAP = 0.2  # share of the source: with less overlap with all true masks a candidate counts as false
+LOSSLESS_PIXELS = 220  # identical pixels that show that an image's copies were pasted without any loss
+SEARCHES = MatchingSettings(search_budget=120.0, matching_kinds=("keypoints", "objects", "dense"))
+
+Candidate = tuple[dict[str, float], int]  # features by name, and the label: 1 for a true copy, 0 for a look-alike
 
 
-def calibrate(settings: CalibrateSettings) -> None:
-    """Fit the logistic model of `matching.calibrated_score` and its thresholds, and write them."""
-    image_files = [p for folder in settings.data for p in choose_images(folder, settings.limit)]
-    held = [p for folder in settings.authentic for p in choose_images(folder, settings.limit) if not p.forged]
-    found = list(map_in_processes(_labelled_features, image_files + held, settings.num_workers))
-    content = {"command": "python benchmark.py " + " ".join(sys.argv[1:]), **fit(found)}
+def calibrate(settings: CalibrationSettings) -> None:
+    """Collect the candidates of all images, fit model and thresholds, and write them to `settings.out` as JSON."""
+    image_files = [f for folder in settings.data for f in choose_images(folder, settings.limit)]
+    image_files += [f for folder in settings.authentic for f in choose_images(folder, settings.limit) if not f.forged]
+    candidates = list(map_in_processes(labelled_candidates, image_files, settings.num_workers))
+    content = {"command": "python benchmark.py " + " ".join(sys.argv[1:]), **fit(candidates)}
     write_json(settings.out, content)
     print(f"{settings.out}: {content['candidates']} candidates, thresholds {content['thresholds']}")
 
 
-def fit(found: "Sequence[list[tuple[dict[str, float], int]]]") -> dict[str, Any]:
-    """Logistic model over all candidates (facts, 0 or 1) of each image, and thresholds from the false ones.
+def labelled_candidates(image_file: ImageFile) -> list[Candidate]:
+    """Features and label of every verified candidate of an image, except those whose truth is not clear.
 
-    An additive logistic regression by boosted trees (Friedman, Hastie, Tibshirani 2000), monotone where more of a
-    feature can only speak for a copy or against it. The thresholds use scores from a five-fold cross-fit over
-    images, so that the model never saw what it judges. The false candidates of forged images count as those of
-    authentic ones do: a repeat is a repeat.
+    True: source and target lie in the same true mask. Left out, because they are neither true nor a mistake that a
+    threshold should prevent:
+
+    - candidates that overlap true masks in part;
+    - candidates between two panels of a composed figure: both may show one scene, as another crop or the next frame;
+    - in an image whose copies are identical to the bit, candidates of little grain: the search drops them anyway.
     """
-    import numpy as np
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    cv2.setNumThreads(1)  # the images are what runs in parallel
+    image, true = read_pair(image_file, ANY_SIZE)
+    lossless = any(copy.covered_pixels > LOSSLESS_PIXELS for copy in find_exact_blocks(image))
+    truth = image_file.image.with_suffix(".json")
+    panels = [panel["box"] for panel in read_json(truth)["panels"]] if truth.is_file() else []
+    search = Detector(matching=SEARCHES).detect(image).search
+    candidates = []
+    for copy, features in zip(search.copies, search.features, strict=True):
+        if _is_true(copy, true):
+            candidates.append((features, 1))
+        elif (
+            _is_outside(copy, true)
+            and _panel_of(copy.source, panels) == _panel_of(copy.target, panels)
+            and (not lossless or features["grain_ncc_p80"] >= BESIDE * IDENTICAL_GRAIN)
+        ):
+            candidates.append((features, 0))
+    return candidates
 
-    y = np.array([label for image_file in found for _, label in image_file])
-    groups = np.repeat(np.arange(len(found)), [len(image_file) for image_file in found])
-    if y.min(initial=1) == y.max(initial=0):
+
+def _is_true(copy: Copy, true: np.ndarray) -> bool:
+    """Whether source and target lie in one of the true masks (K, H, W) bool."""
+    source, target = copy.source.full(true.shape[1:]), copy.target.full(true.shape[1:])
+    shares = [min((source & mask).sum() / source.sum(), (target & mask).sum() / target.sum()) for mask in true]
+    return max(shares, default=0.0) > TRUE_OVERLAP
+
+
+def _is_outside(copy: Copy, true: np.ndarray) -> bool:
+    """Whether source or target lie outside of all true masks (K, H, W) bool."""
+    source, target, anywhere = copy.source.full(true.shape[1:]), copy.target.full(true.shape[1:]), true.any(axis=0)
+    return min((source & anywhere).sum(), (target & anywhere).sum()) < FALSE_OVERLAP * source.sum()
+
+
+def _panel_of(region: Region, panels: Sequence[Sequence[int]]) -> int:
+    """Index of the panel, a box (x, y, width, height), that holds the middle of a region; -1 where none does."""
+    x, y = region.x + region.mask.shape[1] / 2, region.y + region.mask.shape[0] / 2
+    return next((k for k, (left, top, w, h) in enumerate(panels) if left <= x < left + w and top <= y < top + h), -1)
+
+
+# Model and thresholds -----------------------------------------------------------------------------------------------
+
+
+def fit(images: Sequence[Sequence[Candidate]]) -> dict[str, Any]:
+    """The model of `copymove.scoring` and its thresholds, as plain numbers, from the candidates of each image.
+
+    The model is an additive logistic regression by boosted trees (Friedman, Hastie and Tibshirani 2000), monotone
+    where more of a feature can only speak for a copy, or only against it. The thresholds use scores from five-fold
+    cross-validation grouped by image, so that the model never saw the candidates it scores. False candidates of
+    forged images count as those of authentic images do: a look-alike is a look-alike.
+
+    Raises:
+        InputError: all candidates are true, or all are false.
+    """
+    labels = np.array([label for candidates in images for _, label in candidates])
+    groups = np.repeat(np.arange(len(images)), [len(candidates) for candidates in images])
+    if labels.min(initial=1) == labels.max(initial=0):
         raise InputError("calibration needs true and false candidates: give folders with forged and authentic images")
-    x = np.array([[fact[name] for name in FEATURES] for image_file in found for fact, _ in image_file])
+    x = np.array([[features[name] for name in FEATURES] for candidates in images for features, _ in candidates])
     model = untrained_model()
-    odds = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
-    best = np.sort([odds[(groups == k) & (y == 0)].max(initial=-20.0) for k in range(len(found))])[::-1]
+    log_odds = cross_val_predict(model, x, labels, groups=groups, cv=GroupKFold(5), method="decision_function")
+    false = [log_odds[(groups == k) & (labels == 0)] for k in range(len(images))]
+    highest = np.sort([values.max(initial=-20.0) for values in false])[::-1]  # of each image's false candidates
     return {
-        "images": len(found),
-        "candidates": {"true": int(y.sum()), "false": int((1 - y).sum())},
+        "images": len(images),
+        "candidates": {"true": int(labels.sum()), "false": int((1 - labels).sum())},
         "features": list(FEATURES),
-        # share of images with a false alarm, log-odds of the score
-        "thresholds": [[share, _tail(best, share)] for share in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
-        **trees(model.fit(x, y)),
+        # false positive rate, least log-odds of the score
+        "thresholds": [[rate, threshold_log_odds(highest, rate)] for rate in TARGET_FPRS],
+        **model_to_dict(model.fit(x, labels)),
     }
 
 
-def untrained_model() -> "HistGradientBoostingClassifier":
+def untrained_model() -> HistGradientBoostingClassifier:
     """The calibration's model before it is fitted."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     return HistGradientBoostingClassifier(
         monotonic_cst=list(FEATURES.values()),
         max_iter=300,
@@ -80,73 +139,42 @@ def untrained_model() -> "HistGradientBoostingClassifier":
     )
 
 
-def trees(model: "HistGradientBoostingClassifier") -> dict[str, Any]:
-    """The model's log-odds as plain numbers: `start` plus one leaf of every tree; a leaf's children are itself."""
-    import numpy as np
+def model_to_dict(model: HistGradientBoostingClassifier) -> dict[str, Any]:
+    """The fitted model as plain numbers: its log-odds are `start` plus the value of one leaf of every tree.
 
+    Each tree is five lists over its nodes. A sample goes to `left` where its feature is at most the threshold, else to
+    `right`; both children of a leaf are the leaf itself.
+    """
     written = []
     for (predictor,) in model._predictors:  # the library has no public view of its trees
         nodes = predictor.nodes
-        leaf, own = nodes["is_leaf"] > 0, np.arange(len(nodes))
+        leaf, itself = nodes["is_leaf"] > 0, np.arange(len(nodes))
         written.append(
             {
                 "feature": np.where(leaf, 0, nodes["feature_idx"]).tolist(),
                 "threshold": np.where(leaf, 0, nodes["num_threshold"]).tolist(),
-                "left": np.where(leaf, own, nodes["left"]).tolist(),
-                "right": np.where(leaf, own, nodes["right"]).tolist(),
+                "left": np.where(leaf, itself, nodes["left"]).tolist(),
+                "right": np.where(leaf, itself, nodes["right"]).tolist(),
                 "value": nodes["value"].round(5).tolist(),
             }
         )
     return {"start": float(model._baseline_prediction[0, 0]), "trees": written}
 
 
-def _tail(best: "np.ndarray", share: float) -> float:
-    """Log-odds that at most `share` of such images pass, unless by bad luck; `best` are theirs, largest first.
+def threshold_log_odds(highest: np.ndarray, rate: float) -> float:
+    """Log-odds that are exceeded in at most a share `rate` of images like these, except with probability `RISK`.
 
-    Of n images as many may pass as a share that large would let pass in at most `DOUBT` of samples (a one-sided
-    binomial bound). Beyond the sample its tail goes on as an exponential (Hill's estimate on the log-odds).
+    Args:
+        highest: (n,) log-odds of the best false candidate of each image, in decreasing order.
+        rate: false positive rate, over 0 to 1.
+    Returns:
+        Where the sample is large enough, a value within it: so few of the n images exceed it that a true rate above
+        `rate` would show so few with a probability of at most `RISK` (one-sided binomial bound). Otherwise a value
+        beyond the sample, whose tail is continued as an exponential (Hill's estimate on the log-odds).
     """
-    from scipy.stats import binom
-
-    allowed = int(binom.ppf(DOUBT, len(best), share)) - 1
+    allowed = int(binom.ppf(RISK, len(highest), rate)) - 1
     if allowed >= 0:
-        return float(best[allowed]) + 1e-6
-    tenth = max(len(best) // 10, 1)
-    slope = float((best[:tenth] - best[tenth]).mean())
-    return float(best[0]) + slope * math.log(-math.log(DOUBT) / max(share * len(best), 1e-9)) * 0.5
-
-
-def _labelled_features(image_file: "ImageFile") -> list[tuple[dict[str, float], int]]:
-    """Evidence of every verified candidate of an image and whether it is true: both regions lie in one true mask."""
-    import cv2
-    import numpy as np
-
-    cv2.setNumThreads(1)
-    image = read_image(image_file.image)
-    shape = image.shape[:2]
-    lossless = any(copy.covered_pixels > 220 for copy in find_exact_blocks(image))
-    truth = image_file.image.with_suffix(".json")
-    panels = [panel["box"] for panel in read_json(truth)["panels"]] if truth.is_file() else []
-    kinds = ("keypoints", "objects", "dense")
-    found = detect_copies(image, MatchingSettings(search_budget=120.0, matching_kinds=kinds))
-    true = read_masks(image_file.mask, shape) if image_file.mask is not None else np.zeros((0, *shape), bool)
-    rows = []
-    for copy, fact in zip(found.copies, found.features, strict=True):
-        source, target = copy.source.full(shape), copy.target.full(shape)
-        inside = [min((source & t).sum() / source.sum(), (target & t).sum() / target.sum()) for t in true]
-        if max(inside, default=0.0) > 0.35:
-            rows.append((fact, 1))
-            continue
-        apart = min((source & true.any(axis=0)).sum(), (target & true.any(axis=0)).sum()) < 0.2 * source.sum()
-        # What lies between is neither; what cannot count beside bit-identical copies is no false candidate either.
-        # Panels of a composed figure may show one scene twice, as another crop or the next frame: neither, too.
-        known = apart and _panel(copy.source, panels) == _panel(copy.target, panels)
-        if known and (not lossless or fact["grain_ncc_p80"] >= BESIDE * IDENTICAL_GRAIN):
-            rows.append((fact, 0))
-    return rows
-
-
-def _panel(region: "Region", panels: Sequence[Sequence[int]]) -> int:
-    """Which of the boxes (x, y, width, height) holds the middle of a region; -1 where none does."""
-    x, y = region.x + region.mask.shape[1] / 2, region.y + region.mask.shape[0] / 2
-    return next((k for k, (left, top, w, h) in enumerate(panels) if left <= x < left + w and top <= y < top + h), -1)
+        return float(highest[allowed]) + 1e-6
+    tenth = max(len(highest) // 10, 1)
+    slope = float((highest[:tenth] - highest[tenth]).mean())
+    return float(highest[0]) + slope * math.log(-math.log(RISK) / max(rate * len(highest), 1e-9)) * 0.5

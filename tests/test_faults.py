@@ -1,4 +1,4 @@
-"""Hostile files and faults in seconds; `python benchmark.py faults` tries the same for minutes."""
+"""Hostile files and faults in seconds; `python benchmark.py robustness` tries the same for minutes."""
 
 import errno
 import json
@@ -22,16 +22,8 @@ import predict
 import test
 import train
 import training_run
-from benchmarks.fuzz import READERS, SUFFIXES, campaign, originals, read, reasons, summary
-from benchmarks.robustness import (
-    FAST,
-    Script,
-    family,
-    lines_of,
-    lives,
-    wait_until,
-    write_data,
-)
+from benchmarks.processes import ROOT, ScriptProcess, descendants, is_running, wait_until
+from benchmarks.small_runs import QUICK_PREDICTION, read_lines, write_dataset
 from config import DataSettings, LoaderSettings, PredictSettings, SplitSettings, SynthesisSettings
 from dataset import make_loader
 from detector import Detection, Detector
@@ -42,8 +34,6 @@ from metrics import score_image
 from runtime.errors import InputError, one_line
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
 
-ROOT = Path(faults.__file__).parent
-
 
 def nothing(settings):
     """A detector that finds nothing."""
@@ -52,68 +42,13 @@ def nothing(settings):
 
 def predicted(folder, out, load=nothing, **changes):
     status = predict.main(PredictSettings(paths=(folder,), out=out, **{"num_workers": 0} | changes), load)
-    return status, lines_of(out / "predictions.jsonl")
+    return status, read_lines(out / "predictions.jsonl")
 
 
 def write_image(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     return path
-
-
-# Hostile files ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", READERS)
-def test_mutated_files_are_read_or_refused_in_one_line(kind, tmp_path):
-    counts = campaign(kind, 60, 11, tmp_path)
-    print(summary(kind, counts))
-    assert counts["broken"] == 0, list(reasons(tmp_path))
-    assert counts["read"] + counts["refused"] == 60 and counts["refused"] > 5
-
-
-@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "checkpoint"])
-def test_the_originals_are_read(kind, tmp_path):
-    for number, data in enumerate(originals(kind, tmp_path)):
-        path = tmp_path / f"{number}{SUFFIXES[kind]}"
-        path.write_bytes(data)
-        assert read(kind, path, tmp_path) == "read"
-
-
-GUARD = """
-import os, socket, subprocess, sys
-from pathlib import Path
-import fuzz
-
-def reader(path, folder):
-    match path.name:
-        case "writes": (folder / "stray").write_text("x")
-        case "starts": subprocess.run(["true"])
-        case "removes": os.unlink(folder / "stray")
-        case "connects": socket.socket().connect_ex(("127.0.0.1", 9))
-        case "fails": [][0]
-        case "grows": bytearray(3 << 30)
-        case "babbles": raise fuzz.InputError("two\\nlines")
-        case "refuses": raise fuzz.InputError("no")
-
-fuzz.READERS["npy"] = reader
-folder = Path(sys.argv[1])
-fuzz.start("npy", folder, folder / "sample")
-for name in sys.argv[2:]:
-    print(fuzz.examine("npy", folder / name, folder)[0])
-"""
-
-
-def test_the_guard_sees_what_readers_must_not_do(tmp_path):
-    names = ["good", "refuses", "writes", "starts", "removes", "connects", "fails", "grows", "babbles"]
-    done = subprocess.run([sys.executable, "-c", GUARD, tmp_path, *names], cwd=ROOT, capture_output=True, text=True)
-    said = dict(zip(names, done.stdout.splitlines(), strict=True))
-    assert said["good"] == "read" and said["refuses"] == "refused: no"
-    for name, words in {
-        "writes": "stray", "starts": "subprocess.Popen", "removes": "os.remove", "connects": "socket.connect",
-        "fails": "IndexError", "grows": "MemoryError", "babbles": "several lines",
-    }.items():  # fmt: skip
-        assert said[name].startswith("broken: ") and words in said[name], said[name]
 
 
 # Names and folders --------------------------------------------------------------------------------------------------
@@ -143,7 +78,7 @@ def test_names_of_scored_images_are_no_commands_of_a_spreadsheet_either(tmp_path
 
 
 def test_names_of_any_bytes_are_split_and_scored(tmp_path):
-    write_data(tmp_path / "in", 4)
+    write_dataset(tmp_path / "in", 4)
     for number, name in enumerate((b"\xff\xfe", b"new\nline", b"caf\xc3\xa9", b"plain")):
         for path in (tmp_path / "in").glob(f"*/{number}.*"):
             path.rename(path.parent / (os.fsdecode(name) + path.suffix))
@@ -158,7 +93,7 @@ def test_names_of_any_bytes_are_split_and_scored(tmp_path):
     ]
     test.write_results(tmp_path / "out", results, "none")
     assert b"\n\xff\xfe,authentic\n" in (tmp_path / "out/submission.csv").read_bytes()
-    assert len(lines_of(tmp_path / "out/records.jsonl")) == 8
+    assert len(read_lines(tmp_path / "out/records.jsonl")) == 8
 
 
 @pytest.mark.parametrize("reader", ["predict", "train"])
@@ -267,7 +202,7 @@ def test_an_output_folder_that_cannot_be_written_stops_the_run(tmp_path):
     (tmp_path / "out/report").write_text("in the way")
     with pytest.raises(OSError, match="report"):
         predicted(tmp_path / "in", tmp_path / "out")
-    assert lines_of(tmp_path / "out/predictions.jsonl") == []
+    assert read_lines(tmp_path / "out/predictions.jsonl") == []
 
 
 def test_after_a_power_cut_images_with_empty_files_are_examined_again(tmp_path, monkeypatch):
@@ -325,7 +260,7 @@ def test_a_disk_that_fills_up_during_a_search_is_no_fault_of_the_image(tmp_path)
 
     with pytest.raises(OSError, match="No space left"):
         predicted(tmp_path / "in", tmp_path / "out", load)
-    assert lines_of(tmp_path / "out/predictions.jsonl") == []
+    assert read_lines(tmp_path / "out/predictions.jsonl") == []
 
 
 def test_what_killed_runs_left_behind_is_removed(tmp_path):
@@ -345,13 +280,22 @@ def test_a_full_disk_stops_the_prediction_and_resume_loses_nothing(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    command = [sys.executable, "predict.py", tmp_path / "in", "--out", tmp_path / "out", *FAST, "--num-workers", "0"]
+    command = [
+        sys.executable,
+        "predict.py",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "out",
+        *QUICK_PREDICTION,
+        "--num-workers",
+        "0",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2 and "File too large; free some space" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(lines_of(tmp_path / "out/predictions.jsonl")) == 4
+    assert len(read_lines(tmp_path / "out/predictions.jsonl")) == 4
 
 
 # Files on the disk, and processes ----------------------------------------------------------------------------------
@@ -408,12 +352,12 @@ def test_one_run_at_a_time_in_a_folder_and_kill_9_frees_it(tmp_path):
     out = tmp_path / "new" / "out"
     holder = subprocess.Popen([sys.executable, "-c", HOLDS, out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    children = family(holder.pid)
+    children = descendants(holder.pid)
     with pytest.raises(InputError, match=r"another run is at work in .*out; wait"), exclusive_lock(out):
         pass
     holder.kill()
     holder.wait()
-    assert len(children) == 1 and lives(children[0])
+    assert len(children) == 1 and is_running(children[0])
     out.chmod(0o500)
     with exclusive_lock(out):
         assert list(out.iterdir()) == []
@@ -471,13 +415,13 @@ def test_a_rank_ends_when_torchrun_was_killed(tmp_path):
         f"open({str(tmp_path / 'pid')!r} + str(ranks.rank), 'w').write(str(os.getpid()))\n"
         "time.sleep(60)\n"
     )
-    job = Script(script, ranks=2, env={"PYTHONPATH": str(ROOT)})
+    job = ScriptProcess(script, ranks=2, env={"PYTHONPATH": str(ROOT)})
     pids = [tmp_path / f"pid{rank}" for rank in (0, 1)]
     assert wait_until(lambda: all(path.exists() and path.read_text() for path in pids), job)
     job.kill()
     job.finish()
     end = time.monotonic() + 20
-    while any(lives(int(path.read_text())) for path in pids):
+    while any(is_running(int(path.read_text())) for path in pids):
         assert time.monotonic() < end, "the ranks live on"
         time.sleep(0.1)
 
@@ -534,7 +478,7 @@ def terminate_at(monkeypatch, owner, name, number):
 def run_of(folder):
     import torch
 
-    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(folder / "log.jsonl")]
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(folder / "log.jsonl")]
     state = torch.load(folder / "last.pt", weights_only=True)
     return lines, state["progress"], {name: value.tolist() for name, value in state["model"]["head"].items()}
 
@@ -559,9 +503,9 @@ def test_sigterm_in_validation_in_accumulation_and_in_the_first_step(settings, m
 def test_a_killed_loader_process_ends_the_training_with_one_line(settings, data, backbone, tmp_path):
     arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--num-workers", 1,
                  "--epochs", 500, "--batch-size", 2, "--head-widths", 16, "--embedding-size", 8]  # fmt: skip
-    process, log = Script("train.py", *arguments), tmp_path / "run/log.jsonl"
+    process, log = ScriptProcess("train.py", *arguments), tmp_path / "run/log.jsonl"
     assert wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
-    loaders = [pid for pid in family(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    loaders = [pid for pid in descendants(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(loaders[0], signal.SIGKILL)
     status, said = process.finish()
     assert status == 2 and "Traceback" not in said and "was killed, probably" in said.splitlines()[-1], said

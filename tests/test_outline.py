@@ -1,38 +1,20 @@
 """The network that redraws outlines: what it sees, what it is taught by, and what it draws."""
 
 import dataclasses
-import json
-import math
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from test_synthesis import PLAIN, textured
 
-from benchmarks.train_mask_refiner import (
-    SIDE,
-    SPOTS,
-    OutlineNet,
-    Window,
-    _batch,
-    batch_loss,
-    main,
-    read_windows,
-    score,
-    teach,
-)
-from config import MatchingSettings, OutlineSettings, SynthesizeSettings
+from config import MatchingSettings
 from copymove.copies import Copy
 from copymove.detect import detect_copies, refine_copy
 from copymove.dihedral import apply_dihedral
 from copymove.image_features import ImageFeatures, compute_features
-from copymove.mask_refiner import _predict_log_odds, crop_pair, load_network, network_input, refine_mask
+from copymove.mask_refiner import _predict_log_odds, crop_pair, network_input, refine_mask
 from copymove.regions import region_of_mask, warp_region
 from copymove.time_budget import TimeBudget
-from runtime.errors import InputError
-from synthesis import main
-from tests.scenes import affine_map, astronaut, camera, f1, paste
+from tests.scenes import affine_map, astronaut, camera, f1, paste, textured
 
 SETTINGS = MatchingSettings()
 
@@ -40,19 +22,6 @@ SETTINGS = MatchingSettings()
 def draw(canvas: ImageFeatures, affine: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Mask (H, W) bool of what is drawn."""
     return region_of_mask(*refine_mask(canvas, affine, region)).full(canvas.shape)
-
-
-def window_of(seed: int, weight: float = 1.0) -> Window:
-    """A window in which a square of both partners agrees and nothing else does."""
-    rng = np.random.default_rng(seed)
-    grey = rng.normal(100, 20, (2, SIDE, SIDE))
-    true = np.zeros((SIDE, SIDE), bool)
-    y, x = rng.integers(10, 50, 2)
-    true[y : y + 36, x : x + 30] = True
-    grey[1][true] = grey[0][true]
-    region = np.roll(true, 4, axis=0)
-    masks = np.stack([region, np.ones_like(true), np.ones_like(true), true])
-    return Window(grey.astype(np.float16), np.packbits(masks), 2.0, weight, f1(region, true))
 
 
 def test_structures_do_not_depend_on_the_partners_brightness_and_contrast():
@@ -87,166 +56,6 @@ def test_cut_pair_shows_the_copy_on_its_source_also_beyond_the_image():
     apart = np.abs(grey[0] - grey[1])
     assert apart[masks[0]].max() <= 1.0
     assert apart[masks[1] & ~masks[0]].mean() > 10
-
-
-def test_the_loss_is_cross_entropy_and_dice_over_the_valid_pixels():
-    seen, masks, true, valid, _ = _batch([window_of(0), window_of(1)])
-    valid = valid.clone()
-    valid[:, :, :20] = 0
-    weights = torch.tensor([1.0, 0.25])
-    torch.manual_seed(0)
-    network = OutlineNet()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        odds = network(seen, masks)[:, 0].float().double().numpy()
-    slow = 0.0
-    for k in range(2):
-        here = valid[k].numpy() > 0
-        p, t = 1 / (1 + np.exp(-odds[k][here])), true[k].numpy()[here].astype(float)
-        entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
-        dice = (2 * (p * t).sum() + 20) / (p.sum() + true[k].numpy().sum() + 20)
-        slow += float(weights[k]) * (entropy + 1 - dice) / 2
-    assert math.isclose(batch_loss(network, seen, masks, true, valid, weights).item(), slow, rel_tol=1e-4)
-
-
-def test_turns_and_mirrors_keep_masks_on_their_pixels():
-    plain = _batch([window_of(0)])
-    for seed in range(6):
-        seen, _, true, _, _ = _batch([window_of(0)], np.random.default_rng(seed))
-        assert true.sum() == plain[2].sum()
-        assert seen[0, 8][true[0] > 0].abs().mean() < 0.35 < 0.6 < seen[0, 8][true[0] == 0].abs().mean()
-
-
-def test_teaching_learns_repeats_itself_and_keeps_whole_files(tmp_path, capsys):
-    windows = [window_of(k) for k in range(24)]
-    found = []
-    for name in ("a", "b"):
-        settings = OutlineSettings(data=(), out=tmp_path / name, epochs=6, batch_size=4)
-        teach(windows[:20], windows[20:], settings)
-        found.append(settings.out.read_bytes())
-    assert found[0] == found[1]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-    losses = [float(line.split("loss ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines()[:6]]
-    assert losses[5] < 0.8 * losses[0]
-
-
-def test_the_command_makes_weights_that_can_be_drawn_with(tmp_path, monkeypatch, capsys):
-    for seed, name in enumerate(("a", "b", "c", "ca", "d")):  # two groups, of which one is held out
-        cv2.imwrite(str(tmp_path / f"{name}.png"), textured(160, 180, seed=seed))
-    made = tmp_path / "made"
-    main(SynthesizeSettings(authentic=tmp_path, out=made, count=12, num_workers=1, synthesis=PLAIN))
-    monkeypatch.setattr(train_outline, "HELD_OUT", 2)
-    settings = OutlineSettings(data=(made,), out=tmp_path / "net.onnx", epochs=1, num_workers=1)
-    taught, network_of = [], OutlineNet
-    monkeypatch.setattr(train_outline, "OutlineNet", lambda: taught.append(network_of()) or taught[-1])
-    main(settings)
-    assert "windows to learn from" in capsys.readouterr().out
-    monkeypatch.setattr(outline, "WEIGHTS", settings.out)
-    load_network.cache_clear()
-    try:
-        network = load_network()
-        rng = np.random.default_rng(0)
-        for size in ((64, 72), (104, 48)):  # other sizes than it was written with
-            seen, masks = (rng.normal(size=(1, n, *size)).astype(np.float32) for n in (10, 3))
-            network.setInput(seen, "seen")
-            network.setInput(masks, "masks")
-            with torch.no_grad():
-                told = taught[0](torch.from_numpy(seen), torch.from_numpy(masks)).numpy()
-            assert np.allclose(network.forward(), told, atol=1e-4)
-    finally:
-        load_network.cache_clear()
-    with pytest.raises(InputError, match="--epochs is 0; it must be over 0"):
-        main(dataclasses.replace(settings, epochs=0))
-    next((made / "forged").glob("*.json")).unlink()
-    with pytest.raises(InputError, match="that synthesis"):
-        main(settings)
-
-
-def forgery(folder, degrees=0.0, scale=1.0, side=40, shown=1.0):
-    """An image of synthesis.py's layout with one square copied, of whose copy only a share on the left is true."""
-    affine = affine_map((80, 80), (230, 210), degrees, scale)
-    image = textured(300, 320)
-    source, target = np.zeros((2, 300, 320), bool)
-    source[80 - side // 2 : 80 + side // 2, 80 - side // 2 : 80 + side // 2] = True
-    target[:] = cv2.warpAffine(source.astype(np.uint8), affine, (320, 300), flags=cv2.INTER_NEAREST) > 0
-    image = np.where(target[..., None], cv2.warpAffine(image, affine, (320, 300), flags=cv2.INTER_CUBIC), image)
-    ys, xs = np.nonzero(target)
-    target[:, xs.min() + round(shown * (np.ptp(xs) + 1)) :] = False
-    for name in ("forged", "masks"):
-        (folder / name).mkdir(exist_ok=True)
-    path = folder / "forged" / "0.png"
-    cv2.imwrite(str(path), image)
-    np.save(folder / "masks" / "0.npy", (source | target)[None].astype(np.uint8))
-    boxes = [
-        [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1] for y, x in (np.nonzero(source), (ys, xs))
-    ]
-    content = {"source": {"box": boxes[0]}, "copies": [{"affine": affine.tolist(), "box": boxes[1]}]}
-    path.with_suffix(".json").write_text(json.dumps({"base": "x", "contents": [content]}))
-    return path
-
-
-def unpacked(window: Window) -> np.ndarray:
-    """Masks (4, SIDE, SIDE) bool: region, valid, told, true."""
-    return np.unpackbits(window.masks).reshape(4, SIDE, SIDE) > 0
-
-
-@pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.0), (30.0, 1.3), (70.0, 0.7)])
-def test_windows_show_true_copies_in_the_frame_of_the_coarser_partner(tmp_path, monkeypatch, degrees, scale):
-    monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
-    base, (window,) = read_windows(forgery(tmp_path, degrees, scale))
-    region, valid, _, true = unpacked(window)
-    assert base == "x"
-    # 40 px wide in the source; the smaller of both is the template, unless the copy is enlarged.
-    assert true.sum() == pytest.approx((40 * min(scale, 1)) ** 2, rel=0.1)
-    assert window.f1 == pytest.approx(f1(region, true), abs=1e-6)
-    apart = np.abs(window.grey[0].astype(float) - window.grey[1])
-    assert np.median(apart[true & valid]) < 4
-    assert np.median(apart[~true & valid]) > 20
-
-
-def test_what_shows_of_the_copy_is_true_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_outline, "DEGRADED", 0.0)
-    _, (window,) = read_windows(forgery(tmp_path, shown=0.5))
-    region, _, _, true = unpacked(window)
-    assert true.sum() == pytest.approx(40 * 20, abs=45)
-    assert region.sum() > 1.6 * true.sum()
-    assert read_windows(forgery(tmp_path, shown=0.2))[1] == []  # that is another map's region
-
-
-def test_a_large_copy_gives_windows_that_count_as_one(tmp_path):
-    _, windows = read_windows(forgery(tmp_path, side=140))
-    assert len(windows) == SPOTS + 1
-    assert [window.weight for window in windows] == [1 / len(windows)] * len(windows)
-
-
-def test_some_images_are_degraded_before_they_are_looked_at(tmp_path, monkeypatch):
-    path, found = forgery(tmp_path), []
-    for share in (0.0, 1.0):
-        monkeypatch.setattr(train_outline, "DEGRADED", share)
-        found.append(read_windows(path)[1][0])
-    assert np.abs(found[0].grey[0].astype(float) - found[1].grey[0]).mean() > 0.2
-
-
-def test_partners_are_exchanged_now_and_then(monkeypatch):
-    monkeypatch.setattr(outline, "structures", lambda grey, masks, noise: np.repeat(grey, 5, axis=0))
-    window = window_of(0)
-    first = [_batch([window], np.random.default_rng(seed))[0][0, 0].sum().item() for seed in range(12)]
-    sums = window.grey.astype(np.float32).sum(axis=(1, 2))
-    assert {int(np.abs(sums - value).argmin()) for value in first} == {0, 1}
-    assert all(np.abs(sums - value).min() < 1 for value in first)
-
-
-def test_the_score_is_the_mean_f1_by_weight():
-    windows = [window_of(0, 1.0), window_of(1, 0.25), window_of(2, 0.25)]
-    told = score(lambda seen, masks: 2 * masks[:, :1] - 1, windows, 2)  # draws the region as it is
-    assert told == pytest.approx(np.average([w.f1 for w in windows], weights=[1, 0.25, 0.25]), abs=1e-6)
-
-
-def test_a_loss_that_is_not_finite_ends_the_teaching_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_outline, "batch_loss", lambda network, *_: network.out.bias.sum() * math.nan)
-    settings = OutlineSettings(data=(), out=tmp_path / "a", epochs=1, batch_size=2)
-    with pytest.raises(InputError, match="the loss is not finite in epoch 1; lower --learning-rate"):
-        teach([window_of(0)] * 2, [window_of(1)], settings)
-    assert not settings.out.exists()
 
 
 @pytest.mark.parametrize("image", [camera, astronaut])

@@ -1,7 +1,6 @@
 """Figures of PDF files, and PDFs that ask for too much."""
 
 import sys
-import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from benchmarks.robustness import pdf_stream, write_pdf
+from benchmarks.hostile_files import gigabytes_of_content, nested_forms, pdf_stream, write_pdf
 from images import pdf
 from images.pdf import find_figures, read_figure
 from runtime.errors import InputError
@@ -70,10 +69,7 @@ def test_files_that_are_no_pdf(tmp_path):
 
 def test_pdf_that_unpacks_to_gigabytes(tmp_path):
     """A page content of 3 GB, packed into less than 5 MB, exceeds the memory that PDFium may use."""
-    packer = zlib.compressobj(9)
-    first = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
-    later = packer.compress(b"q Q " * (1 << 18)) + packer.flush(zlib.Z_FULL_FLUSH)
-    write_pdf(tmp_path / "x.pdf", pdf_stream(b"/Filter/FlateDecode", first + later * 3000), [])
+    write_pdf(tmp_path / "x.pdf", gigabytes_of_content(), [])
     assert (tmp_path / "x.pdf").stat().st_size < 5e6
     with pytest.raises(InputError, match=r"x\.pdf: PDFium failed, perhaps for more than 2 GiB"):
         find_figures(tmp_path / "x.pdf")
@@ -81,10 +77,8 @@ def test_pdf_that_unpacks_to_gigabytes(tmp_path):
 
 def test_pdf_that_asks_for_hours(tmp_path, monkeypatch):
     """Forms that draw forms ten times each, four deep: 1.7 KB. The limit on processor time is 1 s here."""
-    form = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</F %d 0 R>>>>"
-    forms = [pdf_stream(form % number, b"/F Do " * 10) for number in range(6, 10)]
     image = b"/Type/XObject/Subtype/Image/Width 9/Height 9/ColorSpace/DeviceGray/BitsPerComponent 8"
-    write_pdf(tmp_path / "x.pdf", pdf_stream(b"", b"/F Do " * 10), [*forms, pdf_stream(image, bytes(81))])
+    write_pdf(tmp_path / "x.pdf", pdf_stream(b"", b"/F Do " * 10), [*nested_forms(4), pdf_stream(image, bytes(81))])
     monkeypatch.setattr(pdf, "LIMITS", replace(pdf.LIMITS, page_seconds=0))
     with pytest.raises(InputError, match=r"x\.pdf: a page takes longer than 0 s"):
         find_figures(tmp_path / "x.pdf")

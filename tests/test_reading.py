@@ -13,8 +13,8 @@ import pytest
 import tifffile
 from PIL import EpsImagePlugin, Image
 
-from benchmarks.fuzz import originals
-from benchmarks.robustness import write_png_bomb
+from benchmarks.hostile_files import write_png_bomb
+from benchmarks.valid_files import valid_files
 from images.depth import BLOCK, to_8_bit
 from images.folders import ImageFile
 from images.masks import read_masks
@@ -283,7 +283,7 @@ def test_decoders_print_nothing(tmp_path, capfd):
         data[: data.index(b"IDAT") - 4] + len(packed).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     )
     (tmp_path / "x.png").write_bytes(head + data[-12:])
-    jpeg = originals("jpeg", tmp_path)[0]
+    jpeg = valid_files("jpeg", tmp_path)[0]
     (tmp_path / "x.jpg").write_bytes(jpeg[:-200] + b"\xff\xc4\xff\xd9" * 5 + jpeg[-100:])
 
     def read():

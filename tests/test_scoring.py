@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.calibrate import _tail, fit, untrained_model
+from benchmarks.calibrate import fit, threshold_log_odds, untrained_model
 from copymove.scoring import FEATURES, Calibration, exact_score, score_threshold
 from runtime.errors import InputError
 
@@ -50,5 +50,5 @@ def test_thresholds_allow_for_bad_luck():
     """As many images pass as a share that large would let pass in less than a tenth of the samples, and no more."""
     best = np.arange(1000.0)[::-1]
     for share in (0.01, 0.03, 0.1):
-        passing = int((best > _tail(best, share)).sum())
+        passing = int((best > threshold_log_odds(best, share)).sum())
         assert binom.cdf(passing, 1000, share) < 0.1 <= binom.cdf(passing + 1, 1000, share)

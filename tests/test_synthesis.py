@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.robustness import Script, family, lives, wait_until, workers_of
+from benchmarks.processes import ScriptProcess, descendants, is_running, wait_until, worker_processes
 from config import SynthesizeSettings
 from images.folders import find_images
 from runtime.errors import InputError
@@ -85,7 +85,7 @@ def test_killed_run_can_be_resumed(folder, tmp_path):
     whole, out = run(folder, tmp_path / "whole", count=150), tmp_path / "out"
 
     def start(*more):
-        return Script(
+        return ScriptProcess(
             "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--num-workers", 2, *more
         )  # fmt: skip
 
@@ -94,17 +94,17 @@ def test_killed_run_can_be_resumed(folder, tmp_path):
 
     process = start()
     assert wait_until(lambda: made() > 5, process)
-    others = family(process.pid)
+    others = descendants(process.pid)
     process.kill()  # the main process alone
     process.finish()
     end = time.monotonic() + 10
-    while any(map(lives, others)):
+    while any(map(is_running, others)):
         assert time.monotonic() < end, "its workers live on"
         time.sleep(0.05)
     assert 5 < (before := made()) < 300
     process = start("--resume")
     assert wait_until(lambda: made() > before + 5, process)
-    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    os.kill(worker_processes(process.pid)[0], signal.SIGKILL)
     status, said = process.finish()
     assert status == 2 and "Traceback" not in said
     assert "was killed, probably because memory ran out" in said.splitlines()[-1] and "--resume" in said
