@@ -29,7 +29,7 @@ def write_image(path: Path, squares=(), corner=(200, 200, 200), size=(40, 60)) -
     for x, y in squares:
         image[y : y + 8, x : x + 10] = (255, 0, 0)
     image[0, 0] = corner
-    cv2.imwrite(str(path), image[..., ::-1])
+    path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1])[1])  # OpenCV cannot write names of any bytes
     return path
 
 

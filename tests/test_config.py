@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import typing
+from concurrent.futures import BrokenExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 import config
 from config import PredictSettings, StudySettings, TrainSettings, TuningSettings
-from runtime.command_line import RENAMED, from_dict, parse, to_dict
+from runtime.command_line import RENAMED, from_dict, parse, run, to_dict
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 
@@ -170,6 +171,34 @@ def test_out_below_a_file(tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         done = subprocess.run([sys.executable, "demo.py", out], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [
+        (InputError("no\nsuch \x1b[31mcolour"), 2, "error: no such \\x1b[31mcolour"),
+        (FileNotFoundError("x.png does not exist"), 2, "error: x.png does not exist"),
+        (OSError(28, "No space left on device"), 2, "No space left on device; free some space"),
+        (BrokenExecutor(), 2, "was killed, probably because memory ran out"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_mistakes_end_with_one_line(fault, status, message, capsys):
+    """What the user or the machine did wrong is one line on stderr and an exit status."""
+
+    def fails(settings):
+        raise fault
+
+    with pytest.raises(SystemExit) as end:
+        run(fails, None)
+    printed = capsys.readouterr().err
+    assert end.value.code == status and printed.count("\n") == 1 and message in printed
+
+
+def test_faults_keep_their_traceback():
+    """A fault of the program is no mistake of the user."""
+    with pytest.raises(ZeroDivisionError):
+        run(lambda settings: 1 // 0, None)
 
 
 def test_killed_process_is_reported_once():

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,28 +76,6 @@ def test_equal_names_stay_apart(tmp_path):
     assert len({line["mask"] for line in lines}) == 2
     rows = list(csv.DictReader((tmp_path / "out/submission.csv").open()))
     assert [row["case_id"] for row in rows] == [line["name"] for line in lines]
-
-
-def test_names_of_any_bytes(tmp_path):
-    """A name that is no UTF-8 stands in the line as it is."""
-    path = os.fsencode(tmp_path) + b"/\xff\n'.png"
-    os.rename(write_image(tmp_path / "a.png", SQUARES), path)
-    assert predict_in(tmp_path / "out", Path(os.fsdecode(path))) == 3
-    (line,) = lines_of(tmp_path / "out")
-    assert os.fsencode(line["path"]) == path and (tmp_path / "out" / line["mask"]).exists()
-
-
-def test_names_are_no_commands(tmp_path, capsys):
-    """Names reach neither the terminal as control characters nor a spreadsheet as formulas."""
-    for name in ("=1+1.png", "@SUM(A1).png", "plain.png"):
-        write_image(tmp_path / "in" / name)
-    (tmp_path / "in" / "\x1b[31m.png").write_bytes(b"broken")
-    predict_in(tmp_path / "out", tmp_path / "in")
-    printed = capsys.readouterr().out
-    assert "\x1b" not in printed and "\\x1b[31m" in printed
-    cases = [row.split(",")[0] for row in (tmp_path / "out/submission.csv").read_text().splitlines()[1:]]
-    assert "plain" in cases and len(cases) == 4
-    assert not any(case.startswith(("=", "@")) for case in cases), cases
 
 
 @pytest.mark.parametrize(
