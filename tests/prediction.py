@@ -1,10 +1,8 @@
-"""For the tests of predict.py: small images, a detector that marks red squares, and a call of the script."""
+"""For the tests of predict.py: small images, and a detector that marks red squares."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from copymove.copies import Copy, Instance
 from copymove.regions import Region
 from detector import Detection
 
-ROOT = Path(__file__).resolve().parent.parent
 SQUARES = ((5, 10), (40, 20))  # left upper corners of two squares that are the same content
 FAST = ("--evidence-only", "--matching-kinds", "exact")  # the quickest search of the script
 
@@ -90,10 +87,3 @@ def lines_of(out: Path) -> list[dict]:
 def verdicts_of(out: Path) -> list[str]:
     """The verdicts in the lines."""
     return [line["verdict"] for line in lines_of(out)]
-
-
-def call_predict(*arguments, ranks=1, **options):
-    """Run the script as a user does; under torchrun with more than one rank."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "predict.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)

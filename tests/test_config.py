@@ -2,9 +2,6 @@
 
 import dataclasses
 import io
-import os
-import subprocess
-import sys
 import typing
 from concurrent.futures import BrokenExecutor
 from contextlib import redirect_stdout
@@ -17,16 +14,10 @@ from config import PredictSettings, StudySettings, TrainSettings, TuningSettings
 from runtime.command_line import RENAMED, from_dict, parse, run, to_dict
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
+from tests.scripts import ROOT, launch
 
-ROOT = Path(config.__file__).parent
 CLASSES = [value for name, value in vars(config).items() if name.endswith("Settings")]
 SCRIPTS = ("train", "tuning", "test", "predict", "synthesis", "pretrain", "benchmark", "demo")
-
-
-def run_code(code, *arguments, **environment):
-    """Run Python code in a fresh process, as a script of the project would run."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
 # Help ---------------------------------------------------------------------------------------------------------------
@@ -74,7 +65,7 @@ def test_help_imports_nothing_heavy(script):
         "finally:\n"
         "    print(sorted({'numpy', 'cv2', 'torch', 'PIL', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = run_code(f"import sys; sys.argv = ['{script}.py', '--help']; sys.path.insert(0, '.')\n{code}")
+    done = launch("-c", f"import sys; sys.argv = ['{script}.py', '--help']; sys.path.insert(0, '.')\n{code}")
     assert done.returncode == 0 and "show this help" in done.stdout and done.stderr == "[]\n", done.stderr
 
 
@@ -169,7 +160,7 @@ def test_out_below_a_file(tmp_path):
     """A folder that cannot be made, because a file is in its place or above it, is one line."""
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        done = subprocess.run([sys.executable, "demo.py", out], cwd=ROOT, capture_output=True, text=True)
+        done = launch("demo.py", out)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
 
 
@@ -214,7 +205,7 @@ try:
 finally:
     os.kill(os.getpid(), signal.SIGCHLD)
 """
-    done = run_code(code)
+    done = launch("-c", code)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was killed, probably" in done.stderr, done.stderr
 
 
@@ -227,6 +218,6 @@ from runtime.command_line import run
 atexit.register(print, "cleaned up")
 run(lambda settings: print("done") or 3, None)
 """
-    done = run_code(code, WORLD_SIZE=str(world), RANK="0", LOCAL_RANK="0")
+    done = launch("-c", code, env={"WORLD_SIZE": str(world), "RANK": "0", "LOCAL_RANK": "0"})
     assert done.returncode == 3, done.stderr
     assert done.stdout.split("\n")[:-1] == (["done", "cleaned up"] if world == 1 else ["done"])

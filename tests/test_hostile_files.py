@@ -2,13 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.fuzz import READERS, SUFFIXES, campaign, originals, read, reasons, summary
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scripts import ROOT
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -12,8 +12,7 @@ from torch.distributed import HashStore, PrefixStore
 
 from distributed import own_store
 from runtime.ranks import Ranks, read_ranks
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scripts import ROOT
 
 
 def test_ranks_of_the_environment(monkeypatch):
@@ -25,13 +24,6 @@ def test_ranks_of_the_environment(monkeypatch):
     for name, value in zip(names, "57342", strict=True):
         monkeypatch.setenv(name, value)
     assert read_ranks() == Ranks(rank=5, world=7, local_rank=3, local_world=4, restarts=2)
-
-
-def test_every_item_has_one_rank():
-    """For any number of ranks, also more than there are items."""
-    for world in (1, 2, 3, 7):
-        shares = [Ranks(rank, world).share(range(5)) for rank in range(world)]
-        assert sorted(item for share in shares for item in share) == list(range(5))
 
 
 @pytest.mark.parametrize("late", [(), (0,), (1, 2), (0, 2)])

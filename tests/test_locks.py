@@ -13,7 +13,8 @@ import pytest
 import train
 from runtime.errors import InputError
 from runtime.files import exclusive_lock, kernel_lock
-from tests.prediction import ROOT, lines_of, predict_in, write_image
+from tests.prediction import lines_of, predict_in, write_image
+from tests.scripts import ROOT
 
 HOLDS = """
 import os, pathlib, sys, time

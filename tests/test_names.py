@@ -11,6 +11,7 @@ from images.folders import find_images
 from images.splits import split_images
 from metrics import score_image
 from tests.prediction import lines_of, predict_in, write_image
+from training_run import digest_of_images
 
 
 def test_predicted_names_are_no_commands(tmp_path, capsys):
@@ -57,6 +58,7 @@ def test_names_of_any_bytes_are_scored(tmp_path):
     image_files = find_images(tmp_path / "in")
     splits = split_images(image_files, SplitSettings())
     assert len(image_files) == 8 and len(splits) == 5 and set(splits.values()) == {"train", "val", "test"}
+    assert len(digest_of_images(image_files)) == 16
     empty = np.zeros((0, 40, 60), bool)
     results = [
         test.Result(p.id, "authentic", {"both": score_image(p.id, empty, empty, 0.0, 1.0)}, "") for p in image_files

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,16 +14,15 @@ from metrics import decode_annotation, decode_mask
 from runtime.errors import InputError
 from tests.prediction import (
     FAST,
-    ROOT,
     SQUARES,
     Counting,
-    call_predict,
     detect_red,
     lines_of,
     predict_in,
     verdicts_of,
     write_image,
 )
+from tests.scripts import launch, launch_ranks
 
 # What is written ------------------------------------------------------------------------------------------------------
 
@@ -186,11 +183,11 @@ def copied(tmp_path):
 
 def test_bad_usage_is_one_line(tmp_path):
     """The help tells the exit statuses; a mistake gives status 2 and writes nothing."""
-    assert "3 something found" in " ".join(call_predict("--help").stdout.split())
-    bad = call_predict("missing.png", "--out", tmp_path / "out")
+    assert "3 something found" in " ".join(launch("predict.py", "--help").stdout.split())
+    bad = launch("predict.py", "missing.png", "--out", tmp_path / "out")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "missing.png" in bad.stderr
     write_image(tmp_path / "a.png")
-    too_many = call_predict(tmp_path / "a.png", "--out", tmp_path / "out", "--target-fpr", "2")
+    too_many = launch("predict.py", tmp_path / "a.png", "--out", tmp_path / "out", "--target-fpr", "2")
     assert too_many.returncode == 2 and "target_fpr is 2.0" in too_many.stderr
     assert not (tmp_path / "out").exists()
 
@@ -221,8 +218,7 @@ def test_pixel_evidence_needs_no_torch(tmp_path, copied):
         "assert 'torch' not in sys.modules\n"
         "sys.exit(status)"
     )
-    command = [sys.executable, "-c", code, copied, "--out", tmp_path / "out", *FAST, "--num-workers", "0"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    done = launch("-c", code, copied, "--out", tmp_path / "out", *FAST, "--num-workers", 0)
     assert done.returncode == 3, done.stderr
     assert verdicts_of(tmp_path / "out") == ["found", "clean", "clean"]
     evidence = lines_of(tmp_path / "out")[0]["instances"][0]["evidence"][0]
@@ -232,9 +228,9 @@ def test_pixel_evidence_needs_no_torch(tmp_path, copied):
 
 def test_ranks_share_the_images(tmp_path, copied):
     """Two ranks write the same lines as one process, and leave nothing else behind."""
-    both = call_predict(copied, "--out", tmp_path / "two", *FAST, "--num-workers", "0", ranks=2)
+    both = launch_ranks("predict.py", copied, "--out", tmp_path / "two", *FAST, "--num-workers", "0")
     assert both.returncode == 0, both.stderr
-    assert call_predict(copied, "--out", tmp_path / "one", *FAST, "--num-workers", "0").returncode == 3
+    assert launch("predict.py", copied, "--out", tmp_path / "one", *FAST, "--num-workers", "0").returncode == 3
     one, two = ([line | {"seconds": 0} for line in lines_of(tmp_path / name)] for name in ("one", "two"))
     assert one == two and len(one) == 3
     names = ["masks", "predictions.jsonl", "report", "settings.json", "submission.csv"]
@@ -245,8 +241,15 @@ def test_broken_checkpoint_stops_the_run(tmp_path):
     """One line says so, and the same folder can be used again, since nothing was examined."""
     write_image(tmp_path / "in/a.png")
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
-    done = call_predict(
-        tmp_path / "in", "--out", tmp_path / "out", "--checkpoint", tmp_path / "bad.pt", "--num-workers", "1"
+    done = launch(
+        "predict.py",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "out",
+        "--checkpoint",
+        tmp_path / "bad.pt",
+        "--num-workers",
+        "1",
     )
     assert done.returncode == 2 and "bad.pt" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert predict_in(tmp_path / "out", tmp_path / "in") == 0

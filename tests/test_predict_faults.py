@@ -12,7 +12,6 @@ import pytest
 
 from detector import Detection
 from tests.prediction import (
-    ROOT,
     SQUARES,
     Counting,
     clean,
@@ -21,6 +20,7 @@ from tests.prediction import (
     verdicts_of,
     write_image,
 )
+from tests.scripts import ROOT
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train
+import training_run
 from benchmarks.robustness import Script, family, wait_until
 from config import DataSettings, LoaderSettings, SynthesisSettings
 from dataset import make_loader
@@ -102,7 +103,7 @@ def test_ranks_need_the_same_checkpoint(settings, monkeypatch):
     """On machines that do not share the folder only the first one has a last.pt: they do not train together."""
     train.main(replace(settings, epochs=1))
     before = (settings.out / "last.pt").read_bytes()
-    monkeypatch.setattr(train, "gather", lambda items: [*items, (0, 0)])
+    monkeypatch.setattr(training_run, "gather", lambda items: [*items, (0, 0)])
     with pytest.raises(InputError, match=r"different places \(epoch, step\): \[\(1, 0\), \(0, 0\)\].*share"):
         train.main(replace(settings, epochs=1, resume=True))
     assert (settings.out / "last.pt").read_bytes() == before

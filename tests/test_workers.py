@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.workers import Flag, Lost, call_in_process, map_in_processes, run_jobs
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scripts import ROOT
 
 
 def double(number):
