@@ -252,9 +252,3 @@ class Flag:
     def is_set(self) -> bool:
         """Whether the event is set."""
         return self._value.value == 1
-
-
-def follow_parent() -> None:
-    """As `end_with_parent`, in a process that multiprocessing has started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(multiprocessing.parent_process().pid)

@@ -13,7 +13,7 @@ import torch
 
 import train
 import training_run
-from benchmarks.robustness import Script, family, wait_until
+from benchmarks.processes import ScriptProcess, descendants, wait_until
 from config import DataSettings, LoaderSettings, SynthesisSettings
 from dataset import make_loader
 from detector import Detector
@@ -65,9 +65,9 @@ def test_killed_loader_ends_the_training(data, backbone, tmp_path):
     """A loader process that is killed is one line, and the training does not wait for it."""
     arguments = ["--data", data, "--out", tmp_path / "run", "--backbone", backbone, "--image-size", 56, "--epochs", 500,
                  "--num-workers", 1, "--batch-size", 2, "--head-widths", 16, "--embedding-size", 8]  # fmt: skip
-    process, log = Script("train.py", *arguments), tmp_path / "run/log.jsonl"
+    process, log = ScriptProcess("train.py", *arguments), tmp_path / "run/log.jsonl"
     assert wait_until(lambda: log.exists() and log.stat().st_size > 0, process)
-    loaders = [pid for pid in family(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    loaders = [pid for pid in descendants(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(loaders[0], signal.SIGKILL)
     status, printed = process.finish()
     assert status == 2 and "Traceback" not in printed, printed
