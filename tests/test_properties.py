@@ -36,7 +36,8 @@ def grain(shape, seed=0):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(-2, 40), max_size=8), st.integers(1, 6), st.integers(1, 6))
-def test_any_numbers_are_run_lengths_or_refused(runs, height, width):
+def test_run_lengths_are_decoded_or_refused(runs, height, width):
+    """Numbers that are no ascending runs within the image are refused; others are decoded, and encoded back."""
     pairs = list(zip(runs[0::2], runs[1::2], strict=False))
     flat, end, good = np.zeros(height * width, bool), 0, len(runs) % 2 == 0
     for start, length in pairs:
@@ -59,7 +60,7 @@ def test_any_numbers_are_run_lengths_or_refused(runs, height, width):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.sampled_from([14, 56, 112]), SEEDS)
 def test_letterbox_and_back(height, width, size, seed):
-    """What is drawn from a labelling of the cells is read back as this labelling, as far as cells have their pixels."""
+    """Masks drawn from a labelling of the cells give that labelling, where a cell has enough pixels of the image."""
     box = Letterbox.fit((height, width), size)
     cells = np.random.default_rng(seed).integers(0, 3, box.valid.shape)
     drawn = cells[box.rows()[:, None], box.columns()]  # (H, W)
@@ -76,21 +77,22 @@ def test_letterbox_and_back(height, width, size, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), SEEDS)
-def test_letterbox_keeps_colours_within_their_range_and_pads_the_rest(height, width, seed):
+def test_letterbox_keeps_colours_and_pads(height, width, seed):
+    """Where an image shrinks, its colours are averages, so none leaves their range; the rest is padding."""
     low, high = sorted(np.random.default_rng(seed).integers(0, 256, 2).tolist())
     image = np.random.default_rng(seed).integers(low, high + 1, (height, width, 3)).astype(np.uint8)
-    canvas, box = letterbox(image, 56)
-    content = canvas[: box.content_height, : box.content_width]
+    padded, box = letterbox(image, 56)
+    content = padded[: box.content_height, : box.content_width]
     if max(height, width) >= 56:  # shrinks: averages
         assert content.min() >= low and content.max() <= high
-    assert (canvas[box.content_height :] == PADDING).all() and (canvas[:, box.content_width :] == PADDING).all()
+    assert (padded[box.content_height :] == PADDING).all() and (padded[:, box.content_width :] == PADDING).all()
     assert max(box.content_height, box.content_width) == 56
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 6), SEEDS)
 def test_grid_labels_equal_a_slow_reference(count, seed):
-    """Random rectangles on a 5 x 5 grid of which a corner may be padding."""
+    """Random rectangles on a grid of 5 x 5 cells, of which only the upper left part may be image."""
     rng = np.random.default_rng(seed)
     coverage = np.zeros((count, 70, 70), np.uint8)
     for layer in coverage:
@@ -106,12 +108,13 @@ def test_grid_labels_equal_a_slow_reference(count, seed):
         shares = [int((layer[14 * r : 14 * r + 14, 14 * c : 14 * c + 14] > 0).sum()) for layer in coverage]
         best = max(shares, default=0)
         label = labels[r, c]
-        if best >= 98:  # half of 196 pixels: it belongs to the best covering one, or to one that had no other cell
+        if best >= 98:  # half of 196 pixels: it has the label of the largest share, or of an instance without others
             assert label - 1 == shares.index(best) or taken[label - 1] == 1
         elif label:
-            assert taken[label - 1] == 1  # an instance without a half-covered cell
+            assert taken[label - 1] == 1  # the only cell of an instance that covers less than half of every cell
     for k in (k for k in range(count) if taken[k] == 0):
-        # Every cell that it covers (or, where all of these are padding, next to them) is the only one of another.
+        # An instance without a cell: each cell it covers, or lies next to if it covers padding only, is the only cell
+        # of another instance.
         covered = (coverage[k].reshape(5, 14, 5, 14).max(axis=(1, 3)) > 0).astype(np.uint8)
         wanted = valid & (covered > 0)
         wanted = wanted if wanted.any() else valid & (cv2.dilate(covered, np.ones((3, 3))) > 0)
@@ -123,13 +126,13 @@ def test_grid_labels_equal_a_slow_reference(count, seed):
 
 @settings(max_examples=100, deadline=None)
 @given(arrays(bool, (3, 5, 4)), arrays(bool, (2, 5, 4)), st.permutations(range(3)), st.permutations(range(2)))
-def test_object_f1_ignores_order_and_stays_within_0_and_1(predicted, true, first, second):
+def test_object_f1_ignores_the_order(predicted, true, first, second):
+    """It lies within 0 and 1, is 1 for the true masks, and the same when both sides are exchanged."""
     value = object_f1(predicted, true)
     assert 0 <= value <= 1
     assert object_f1(predicted[list(first)], true[list(second)]) == pytest.approx(value)
     kept = true[true.any(axis=(1, 2))]
     assert object_f1(kept[::-1], kept) == pytest.approx(1)
-    # The sum of the best assignment is the same from both sides; only what it is divided by could differ.
     assert object_f1(true, predicted) == pytest.approx(value)
 
 
@@ -138,7 +141,8 @@ def test_object_f1_ignores_order_and_stays_within_0_and_1(predicted, true, first
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
-def test_masks_hold_every_changed_pixel_and_the_sources(seed):
+def test_masks_hold_changes_and_sources(seed):
+    """The masks of a forgery hold every changed pixel and the sources, which themselves do not change."""
     image = grain((110, 140), 3)
     forgery = forge(image, UNDISTURBED, np.random.default_rng(seed))
     changed = (forgery.image != image).any(axis=2)
@@ -160,14 +164,15 @@ def test_masks_hold_every_changed_pixel_and_the_sources(seed):
 # Detection ----------------------------------------------------------------------------------------------------------
 
 
-def turned(array, turn):
-    """One of the eight ways to turn and mirror an image or mask; 0 leaves it as it is."""
-    return np.ascontiguousarray(np.rot90(array[:, ::-1] if turn >= 4 else array, turn % 4))
+def rotated(array, orientation):
+    """An image or mask in one of its eight orientations; 0 leaves it as it is."""
+    return np.ascontiguousarray(np.rot90(array[:, ::-1] if orientation >= 4 else array, orientation % 4))
 
 
 @settings(max_examples=8, deadline=None)
 @given(SEEDS, st.integers(1, 7))
-def test_a_turned_or_mirrored_image_gives_the_turned_or_mirrored_masks(seed, turn):
+def test_oriented_images_give_oriented_masks(seed, orientation):
+    """A rotated or mirrored image gives the masks of the image itself, rotated or mirrored."""
     rng = np.random.default_rng(seed)
     image = grain((128, 150), seed)
     h, w = rng.integers(28, 44, 2)
@@ -176,12 +181,13 @@ def test_a_turned_or_mirrored_image_gives_the_turned_or_mirrored_masks(seed, tur
     def masks(scene):
         return np.array([i.mask for i in detect_copies(scene, EXACT).instances]).reshape(-1, *scene.shape[:2])
 
-    expected = np.array([turned(mask, turn) for mask in masks(image)])
-    assert len(expected) == 1 and object_f1(masks(turned(image, turn)), expected) >= 0.9
+    expected = np.array([rotated(mask, orientation) for mask in masks(image)])
+    assert len(expected) == 1 and object_f1(masks(rotated(image, orientation)), expected) >= 0.9
 
 
 @pytest.fixture
 def forged_folder(tmp_path):
+    """Six images, of which every second one is forged."""
     for number in range(6):
         image = grain((100, 120), number)
         if number % 2:
@@ -201,15 +207,16 @@ def examined(folder, out, order, num_workers, matching=EXACT):
     return lines
 
 
-def test_a_images_result_depends_on_nothing_but_the_image(forged_folder, tmp_path):
-    """Neither on the number of processes nor on what was examined before it."""
+def test_results_depend_on_the_image_only(forged_folder, tmp_path):
+    """They depend neither on the number of processes nor on the images that were examined before."""
     expected = examined(forged_folder, tmp_path / "a", range(6), 0)
     assert sum('"verdict": "found"' in line for line in expected.values()) == 3
     assert examined(forged_folder, tmp_path / "b", [3, 3, 5, 4, 1, 2, 0], 0) == expected
     assert examined(forged_folder, tmp_path / "c", range(5, -1, -1), 2) == expected
 
 
-def test_with_all_searches_too_what_came_before_has_no_influence(forged_folder, tmp_path):
+def test_all_searches_start_afresh(forged_folder, tmp_path):
+    """With all searches on, too, an image gives the same findings whether or not another one was examined before."""
     everything = MatchingSettings(search_budget=300.0)
     alone, after = (examined(forged_folder, tmp_path / str(len(o)), o, 0, everything) for o in ([1], [2, 1]))
     assert '"verdict": "found"' in alone["1"] and after["1"] == alone["1"]
