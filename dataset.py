@@ -1,9 +1,11 @@
 """Training samples, their order, and the loader that makes batches of them.
 
-find_images, read_letterboxed    the image and its masks as they lie in the S x S input (this is cached)
-forge, augmentation              a forgery made on the fly; both changed in shape and colour
-letterbox, grid_labels           image (S, S, 3) uint8, labels (G, G): 0 background, 1..K instance, -1 padding
-make_loader                      batches of one rank, in an order that depends on the seed and the epoch alone
+What happens to a sample, in this order:
+
+    find_images, read_letterboxed    the image and its masks as they lie in the S x S input (this is cached)
+    forge, augmentation              a forgery made on the fly; both changed in shape and colour
+    letterbox, grid_labels           image (S, S, 3) uint8, labels (G, G): 0 background, 1..K instance, -1 padding
+    make_loader                      batches of one rank, in an order that depends on the seed and the epoch alone
 """
 
 import atexit
