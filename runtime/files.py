@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import sys
@@ -62,6 +63,11 @@ def _close_inherited_locks() -> None:
 os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
+@functools.cache  # once for each path: a cache locks its folder for every image that it stores
+def _report_unlocked(path: Path, reason: str) -> None:
+    print(f"{path} cannot be locked there ({reason}): start no other run in it", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def kernel_lock(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a file (which is made where it is missing) or a folder: one process at a time.
@@ -82,7 +88,7 @@ def kernel_lock(path: Path, wait: bool = True) -> Iterator[None]:
         except OSError as fault:
             if fault.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-            print(f"{path} cannot be locked there ({fault.strerror}): start no other run in it", file=sys.stderr)
+            _report_unlocked(path, fault.strerror)
         yield
     finally:
         if handle in _held:  # not in a forked process
