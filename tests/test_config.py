@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
-from config import PredictSettings, StudySettings, TrainSettings, TuningSettings
+from config import AblationSettings, PredictSettings, TrainSettings, TuningSettings
 from runtime.command_line import RENAMED, from_dict, parse, run, to_dict
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
@@ -112,7 +112,7 @@ def with_old_names(values):
 def test_old_names_are_understood():
     """settings.json and checkpoints that were written before the renaming load as the same settings."""
     met = set()
-    for cls in (TrainSettings, TuningSettings, config.TestSettings, PredictSettings, StudySettings):
+    for cls in (TrainSettings, TuningSettings, config.TestSettings, PredictSettings, AblationSettings):
         saved = with_old_names(to_dict(example(cls)))
         met |= {name for name in RENAMED if f"'{name}'" in str(saved)}
         if cls is TrainSettings:
