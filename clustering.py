@@ -1,15 +1,15 @@
-"""The cascade: unit vectors on the patch grid go in, labels of duplicated contents on the grid come out.
+"""The cascade: the unit vectors of an image's grid go in, a label of each cell comes out.
 
-1. Strict HDBSCAN. The largest cluster is the background; another cluster whose centroid is far enough from the
-   background's is a candidate.
-2. Without a candidate, the anomaly score decides: the 95th percentile of the cells' cosine distance to the
-   image's mean vector. Below the threshold the image is authentic.
-3. Else loose HDBSCAN with smaller clusters and a smaller distance.
+1. Strict HDBSCAN (Campello et al. 2013). The largest cluster is the background; every other cluster whose centroid is
+   far enough from the background's is a candidate for a duplicated content.
+2. If there is none, the anomaly score decides: the 95th percentile of the cells' cosine distance to the image's mean
+   vector. Below the threshold the image is authentic.
+3. Otherwise loose HDBSCAN, with smaller clusters and a smaller distance.
 4. Candidates grow from their core over neighbouring cells (8-connected) that are near the core's centroid.
 
-HDBSCAN's single-linkage tree depends on the vectors and on `min_samples` alone, so `Cells` keeps one tree per
-`min_samples` and cuts it for every cluster size and epsilon: that makes tuning cheap. Distances come from one
-matrix product in float64 (in float32, near-equal vectors change places in the tree).
+HDBSCAN's single-linkage tree depends on the vectors and on `min_samples` alone. So an `EmbeddingGrid` keeps one tree
+for each `min_samples` and cuts it for any cluster size and epsilon, which makes tuning cheap. Distances come from one
+matrix product in float64: float32 would change the order of nearly equal distances, and with it the tree.
 """
 
 import functools
@@ -26,14 +26,14 @@ from config import ClusteringSettings
 ANOMALY_PERCENTILE = 95
 
 
-class Cells:
-    """The cells of one image, with HDBSCAN trees made once and kept."""
+class EmbeddingGrid:
+    """The embeddings of one image's cells, with HDBSCAN trees that are made once and kept."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
-        """Take the cells of an image, without padding.
+        """Take the embeddings of an image's cells.
 
         Args:
-            embeddings: (G_h, G_w, D) unit vectors, any float type.
+            embeddings: (G_h, G_w, D) unit vectors, any float type, without padding cells.
         Raises:
             ValueError: there is no cell, or a vector is not finite.
         """
@@ -62,14 +62,14 @@ class Cells:
         return self._trees[min_samples]
 
     def keep_only_trees(self, min_samples: list[int]) -> None:
-        """Make these trees and forget the N x N distances: 35 kB a tree instead of 9 MB an image."""
+        """Make these trees and drop the N x N distances: 35 kB a tree instead of 9 MB an image."""
         if len(self.vectors) > 1:
             for value in min_samples:
                 self.tree(value)
         self._squared = None
 
     def hdbscan(self, min_cluster_size: int, min_samples: int, epsilon: float = 0.0) -> np.ndarray:
-        """HDBSCAN's labels (N,) int64 (excess of mass): -1 noise, 0.. clusters. Equal to HDBSCAN on the vectors."""
+        """Labels (N,) int64 by HDBSCAN (excess of mass), as the hdbscan package gives: -1 noise, 0 and up clusters."""
         if len(self.vectors) <= min_cluster_size:
             return np.full(len(self.vectors), -1)
         return _tree_to_labels(
@@ -79,33 +79,33 @@ class Cells:
 
 @dataclass(frozen=True)
 class Cascade:
-    """What the cascade says of one image."""
+    """The cascade's result for one image."""
 
     labels: np.ndarray  # (G_h, G_w) int64: 0 nothing, 1..n instances, best first
     scores: tuple[float, ...]  # per instance: half the cosine distance of its core from the background, 0 to 1
-    reason: str  # which step decided: `strict`, `low anomaly`, `loose` or `no candidate`
+    reason: str  # the step that decided: `strict`, `low anomaly`, `loose` or `no candidate`
     anomaly_score: float  # 95th percentile of `anomaly`
     anomaly: np.ndarray  # (G_h, G_w) float32 cosine distance to the image's mean vector
 
 
-def cascade(cells: Cells, settings: ClusteringSettings) -> Cascade:
+def cascade(grid: EmbeddingGrid, settings: ClusteringSettings) -> Cascade:
     """Run the cascade on one image."""
     s = settings
-    strict = cells.hdbscan(s.min_cluster_size, s.min_samples, s.cluster_selection_epsilon)
-    found, reason = _candidates(cells.vectors, strict, s.candidate_distance), "strict"
-    if not found and cells.anomaly_score < s.anomaly_threshold:
+    strict = grid.hdbscan(s.min_cluster_size, s.min_samples, s.cluster_selection_epsilon)
+    candidates, reason = find_candidates(grid.vectors, strict, s.candidate_distance), "strict"
+    if not candidates and grid.anomaly_score < s.anomaly_threshold:
         reason = "low anomaly"
-    elif not found:
-        loose = cells.hdbscan(s.loose_min_cluster_size, s.loose_min_samples)
-        found = _candidates(cells.vectors, loose, s.loose_candidate_distance)
-        reason = "loose" if found else "no candidate"
-    found = sorted(found, key=lambda candidate: -candidate.distance)[: s.max_instances]
+    elif not candidates:
+        loose = grid.hdbscan(s.loose_min_cluster_size, s.loose_min_samples)
+        candidates = find_candidates(grid.vectors, loose, s.loose_candidate_distance)
+        reason = "loose" if candidates else "no candidate"
+    best = sorted(candidates, key=lambda candidate: -candidate.distance)[: s.max_instances]
     return Cascade(
-        labels=grow(cells, found, s.growth_distance),
-        scores=tuple(min(1.0, max(0.0, candidate.distance / 2)) for candidate in found),
+        labels=grow(grid, best, s.growth_distance),
+        scores=tuple(min(1.0, max(0.0, candidate.distance / 2)) for candidate in best),
         reason=reason,
-        anomaly_score=cells.anomaly_score,
-        anomaly=cells.anomaly.reshape(cells.shape).astype(np.float32),
+        anomaly_score=grid.anomaly_score,
+        anomaly=grid.anomaly.reshape(grid.shape).astype(np.float32),
     )
 
 
@@ -118,49 +118,53 @@ class Candidate:
     centroid: np.ndarray  # (D,) unit vector
 
 
-def _candidates(vectors: np.ndarray, labels: np.ndarray, least: float) -> list[Candidate]:
-    """Clusters whose centroid is farther than `least` from that of the largest one."""
+def find_candidates(vectors: np.ndarray, labels: np.ndarray, min_distance: float) -> list[Candidate]:
+    """Clusters whose centroid has a cosine distance over `min_distance` from that of the largest cluster.
+
+    Args:
+        vectors: (N, D) float64 unit vectors. labels: (N,) int64, negative for noise.
+    """
     sizes = np.bincount(labels[labels >= 0])
     if len(sizes) < 2:
         return []
     centroids = _sums(vectors, labels, len(sizes))
     centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
     distances = 1.0 - centroids @ centroids[sizes.argmax()]
-    chosen = np.flatnonzero(distances > least)
+    chosen = np.flatnonzero(distances > min_distance)
     return [Candidate(float(distances[k]), labels == k, centroids[k]) for k in chosen]
 
 
-def grow(cells: Cells, candidates: list[Candidate], distance: float) -> np.ndarray:
+def grow(grid: EmbeddingGrid, candidates: list[Candidate], distance: float) -> np.ndarray:
     """Grow the candidates' cores over the grid.
 
-    A cell joins the core whose centroid is nearest if that cosine distance is under `distance` and a path of
-    such cells (8-connected) leads to the core. A core's own cells always stay with it.
+    A cell joins the core whose centroid is nearest if the cosine distance to it is under `distance` and a path of
+    such cells (8-connected) leads to the core. A core keeps its own cells.
 
     Args:
         candidates: their cores do not overlap.
     Returns:
         (G_h, G_w) int64: 0 nothing, k for the k-th candidate.
     """
-    grown = np.zeros(cells.shape, np.int64)
+    grown = np.zeros(grid.shape, np.int64)
     if not candidates:
         return grown
-    to_centroids = 1.0 - _products(cells.vectors, np.stack([candidate.centroid for candidate in candidates]))  # (N, K)
+    to_centroids = 1.0 - _products(grid.vectors, np.stack([candidate.centroid for candidate in candidates]))  # (N, K)
     nearest = to_centroids.argmin(axis=1)
     near = to_centroids.min(axis=1) < distance
-    taken = np.any([candidate.core for candidate in candidates], axis=0)
+    in_a_core = np.any([candidate.core for candidate in candidates], axis=0)
     for k, candidate in enumerate(candidates):
-        reach = candidate.core | (near & (nearest == k) & ~taken)
-        parts, _ = ndimage.label(reach.reshape(cells.shape), structure=np.ones((3, 3)))
+        reach = candidate.core | (near & (nearest == k) & ~in_a_core)
+        parts, _ = ndimage.label(reach.reshape(grid.shape), structure=np.ones((3, 3)))
         grown[np.isin(parts, np.unique(parts.ravel()[candidate.core]))] = k + 1
     return grown
 
 
-# Small products as plain loops: waking BLAS's threads costs more than the work, many times more on a busy machine.
+# Small products as plain loops: to wake BLAS's threads takes longer than the work, many times longer on a busy machine.
 
 
 @numba.njit(cache=True)
 def _sums(vectors: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Sum (count, D) of the vectors (N, D) of each label (N,); negative labels are left out."""
+    """Sums (count, D) of the vectors (N, D) of each label (N,); vectors with a negative label are left out."""
     sums = np.zeros((count, vectors.shape[1]))
     for i in range(len(labels)):
         if labels[i] >= 0:
@@ -184,12 +188,12 @@ def _products(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
 def squared_distances(vectors: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances (N, N) float64 between vectors (N, D) float64; exactly 0 between equal ones.
 
-    |a|^2 + |b|^2 - 2 a.b, with the mean taken off first and the true lengths (float32 unit vectors are unit to 1e-7
-    only): the cells of an image may lie so close together that rounding would change the tree.
+    |a|^2 + |b|^2 - 2 a.b, after the mean was subtracted, and with the true lengths (the length of float32 unit vectors
+    is 1 only up to 1e-7): the cells of an image may lie so close together that rounding would change the tree.
     """
     centred = vectors - vectors.mean(axis=0)
-    # One thread: two gain a quarter on an idle machine and lose ten times that on a busy one, where ranks or
-    # processes share the cores. numpy makes one triangle only of a product with its own transpose.
+    # One thread: two save a quarter of the time on an idle machine and lose ten times that on a busy one, where ranks
+    # or processes share the cores. numpy computes only one triangle of a matrix times its own transpose.
     with _blas().limit(limits=1, user_api="blas"):
         return _from_products(centred @ centred.T)
 
@@ -201,24 +205,24 @@ def _blas() -> threadpoolctl.ThreadpoolController:
 
 @numba.njit(cache=True)
 def _from_products(products: np.ndarray) -> np.ndarray:
-    """Inner products (N, N) -> squared distances, in place and in one pass."""
+    """Inner products (N, N) -> squared distances, in place."""
     squares = np.diag(products).copy()
-    # What rounding leaves between equal vectors would order them at random.
-    least = 8 * 2.220446049250313e-16 * max(squares.max(), 1e-30)
+    # Rounding errors between equal vectors would give them a random order.
+    smallest = 8 * 2.220446049250313e-16 * max(squares.max(), 1e-30)
     for i in range(len(squares)):
         for j in range(len(squares)):
             value = squares[i] + squares[j] - 2.0 * products[i, j]
-            products[i, j] = value if value >= least and i != j else 0.0
+            products[i, j] = value if value >= smallest and i != j else 0.0
     return products
 
 
-# The three steps below follow the hdbscan package (BSD-3-Clause, McInnes et al.) to the order of equal edges, so that
-# the tree is the same, but make no further N x N matrix: fresh memory costs more here than the arithmetic.
+# The three functions below follow the hdbscan package (BSD-3-Clause, McInnes et al.), even in the order of equal edges,
+# so that the tree is the same. Unlike it they make no further N x N matrix: new memory takes longer than arithmetic.
 
 
 @numba.njit(cache=True)
 def _kth_smallest(matrix: np.ndarray, k: int) -> np.ndarray:
-    """(N,) the k-th smallest value of each row, counted from 0."""
+    """(N,) the k-th smallest value of each row of a matrix (N, N), k counted from 0."""
     result = np.empty(len(matrix))
     smallest = np.empty(k + 1)
     for i in range(len(matrix)):
@@ -267,7 +271,11 @@ def _spanning_tree(squared: np.ndarray, core: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _single_linkage(edges: np.ndarray) -> np.ndarray:
-    """Edges (N - 1, 3) by length -> tree (N - 1, 4): the two parts joined (cells, then N + row), length, cells."""
+    """Single-linkage tree (N - 1, 4) from edges (N - 1, 3) in the order of their length.
+
+    A row joins two parts: their numbers (a cell's own, or N + the row that made the part), the edge's length, and the
+    cells of both together.
+    """
     count = len(edges) + 1
     parent, size = np.arange(2 * count - 1), np.ones(2 * count - 1, np.int64)
     tree = np.zeros((count - 1, 4))

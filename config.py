@@ -277,6 +277,9 @@ class TuningSettings:
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
 
 
+DetectionMode = Literal["embedding", "matching", "both"]
+
+
 @dataclass(frozen=True)
 class TestSettings:
     """Score detection."""
@@ -286,7 +289,7 @@ class TestSettings:
     checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; the matching alone is scored when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
     split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every image
-    modes: tuple[Literal["embedding", "matching", "both"], ...] = ("embedding", "matching", "both")  # what is scored; the submission is the last one's
+    modes: tuple[DetectionMode, ...] = typing.get_args(DetectionMode)  # what is scored; the submission is the last one's
     backbone: str | None = None  # where the backbone lies, if not where it lay in training
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 

@@ -2,26 +2,26 @@
 
     detector = Detector.load()              # pixel evidence alone; Detector.load("runs/a/best.pt") for both paths
     detection = detector.detect(image)      # image (H, W, 3) uint8 RGB
-    detection.masks                         # (N, H, W) bool, one per duplicated content
+    detection.masks                         # (N, H, W) bool, one mask for each duplicated content
 
-Training (validation), tuning, test and prediction all come through here. Three ways, by what a detector is made of:
+Training (validation), tuning, test and prediction all come through here. What a detector is made of decides its mode:
 
-- a model alone: the cascade's instances, as the method defines it;
-- matching settings alone: copies proven on the pixels, without torch;
-- both: the cascade proposes, the pixels prove. An instance with two or more parts is searched more thoroughly by the
-  matching; only what is proven is an instance.
+- `embedding`, a model alone: the instances that the cascade finds in the embeddings;
+- `matching`, matching settings alone: copies that are proven on the pixels, without torch;
+- `both`: the cascade proposes, the pixels prove. The matching searches more thoroughly in proposed instances that
+  consist of two or more parts; an instance of the result is always one that was proven.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import ndimage
 
-from config import ClusteringSettings, MatchingSettings
+from config import ClusteringSettings, DetectionMode, MatchingSettings
 from copymove.copies import Instance, SearchResult
 from copymove.detect import detect_copies
 from images.letterbox import Letterbox, letterbox
@@ -32,7 +32,7 @@ from runtime.files import read_json
 if TYPE_CHECKING:
     import torch
 
-    from clustering import Cells
+    from clustering import EmbeddingGrid
     from model import ForgeryModel
 
 
@@ -46,8 +46,8 @@ class Detection:
     seconds: float  # time spent on this image
     complete: bool = True  # False when the time budget ended the search early
     grid: np.ndarray | None = None  # (g_h, g_w) int64 labels of the cascade over the image: 0 nothing, 1..n instance
-    anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell from the image's mean
-    reason: str = ""  # why the cascade decided as it did
+    anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell to the image's mean vector
+    reason: str = ""  # the cascade's step that decided, see `clustering.Cascade`
     search: SearchResult | None = None  # all that the search on the pixels verified, with its features and times
 
     @property
@@ -59,11 +59,11 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class GridEmbedding:
     """An image's embedding: what the cascade and the tuning work on."""
 
-    cells: "Cells"
-    box: Letterbox
+    grid: "EmbeddingGrid"  # the cells that lie over the image
+    box: Letterbox  # where the image lies in the model's input
 
 
 class Detector:
@@ -77,11 +77,13 @@ class Detector:
         splits: Mapping[str, str] | None = None,
         matching: MatchingSettings | None = None,
     ) -> None:
-        """Take what the detector is made of; a model is used as it is, so a model in training can be validated.
+        """Take what the detector is made of.
 
         Args:
+            model: used as it is, so that a model in training can be validated.
             device: where the model lies.
             splits: base image -> split, as it was when the model was trained.
+            matching: settings of the search on the pixels; None: no search.
         """
         if model is None and matching is None:
             raise ValueError("a detector needs a model, matching settings, or both")
@@ -103,11 +105,11 @@ class Detector:
         """Detector of a checkpoint joined with the matching, on the GPU where there is one.
 
         Args:
-            checkpoint: `best.pt` of a run; without one, the matching alone, and torch is not imported.
+            checkpoint: `best.pt` of a run, or `embedded`; without one, the matching alone, and torch is not imported.
             clustering: JSON of tuning.py; the checkpoint's own settings when not given.
             backbone: where the backbone lies, if not where it lay in training.
             matching: settings of the search on the pixels; its defaults when not given.
-            evidence_only: say that no model is wanted; a checkpoint given beside it is an error.
+            evidence_only: no model is wanted; a checkpoint that is given as well is an error.
         Raises:
             FileNotFoundError, InputError: a file is missing, damaged or does not fit.
         """
@@ -134,21 +136,24 @@ class Detector:
             return Detector(matching=self.matching)
         return Detector(self.model, self.clustering, self.device, self.splits)
 
-    def embed(self, images: Sequence[np.ndarray]) -> list[Embedded]:
+    def embed(self, images: Sequence[np.ndarray]) -> list[GridEmbedding]:
         """Embed images (H, W, 3) uint8 RGB of any sizes, in one batch."""
         import torch
 
-        from clustering import Cells
+        from clustering import EmbeddingGrid
         from model import autocast, to_pixels
 
         inputs, boxes = zip(*(letterbox(image, self.model.settings.image_size) for image in images), strict=True)
-        valid = torch.from_numpy(np.stack([box.valid for box in boxes])).to(self.device)
+        valid = [box.valid for box in boxes]
         with torch.inference_mode(), autocast(self.model.settings, self.device):
-            embeddings = self.model(to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)), valid)
-        # The part of the grid over the image: padding lies to the right and below.
+            embeddings = self.model(
+                to_pixels(torch.from_numpy(np.stack(inputs)).to(self.device)),
+                torch.from_numpy(np.stack(valid)).to(self.device),
+            )
+        # The part of the grid that lies over the image: padding lies to the right and below.
         return [
-            Embedded(Cells(grid[: rows(box), : columns(box)]), box)
-            for grid, box in zip(embeddings.cpu().numpy(), boxes, strict=True)
+            GridEmbedding(EmbeddingGrid(grid[: cells.any(axis=1).sum(), : cells.any(axis=0).sum()]), box)
+            for grid, cells, box in zip(embeddings.cpu().numpy(), valid, boxes, strict=True)
         ]
 
     def detect(self, image: np.ndarray) -> Detection:
@@ -157,55 +162,99 @@ class Detector:
 
     def detect_batch(self, images: Sequence[np.ndarray]) -> list[Detection]:
         """Find the duplicated contents of several images, embedded together."""
-        start = time.perf_counter()
-        embedded = self.embed(images) if self.model is not None else [None] * len(images)
-        share = (time.perf_counter() - start) / len(images)
-        return [self._detect(image, embedded, share) for image, embedded in zip(images, embedded, strict=True)]
+        if self.model is None:
+            return [self._search(image, []) for image in images]
+        proposed = self._propose(images)
+        if self.matching is None:
+            return proposed
+        return [
+            _join(proposal, self._search(image, regions_to_search(proposal)))
+            for image, proposal in zip(images, proposed, strict=True)
+        ]
 
-    def _detect(self, image: np.ndarray, embedded: Embedded | None, seconds: float) -> Detection:
-        start = time.perf_counter()
-        proposed: list[Instance] = []
-        seen: dict[str, Any] = {}
-        if embedded is not None:
-            from clustering import cascade
+    def detect_in_modes(self, image: np.ndarray, modes: Sequence[DetectionMode]) -> dict[DetectionMode, Detection]:
+        """Detections of one image in several modes, from one pass.
 
-            found = cascade(embedded.cells, self.clustering)
-            full = draw(found.labels, embedded.box)
-            proposed = [Instance(full == k + 1, score, ()) for k, score in enumerate(found.scores)]
-            proposed = [instance for instance in proposed if instance.mask.any()]
-            seen = {"grid": found.labels, "anomaly": found.anomaly, "reason": found.reason}
-        instances, complete, search = tuple(proposed), True, None
-        if self.matching is not None:
-            regions = [instance.mask for instance in proposed if _parts(instance.mask) > 1]
-            search = detect_copies(image, self.matching, regions)
-            instances, complete = search.instances, search.complete
+        The image is embedded once. It is searched once, and a second time only where the embedding proposes regions
+        to search: only there the modes `matching` and `both` differ. `seconds` of each detection is the time that its
+        mode would take alone.
+        """
+        detections: dict[DetectionMode, Detection] = {}
+        if "embedding" in modes or "both" in modes:
+            detections["embedding"] = self._propose([image])[0]
+        regions = regions_to_search(detections["embedding"]) if "both" in modes else []
+        if "matching" in modes or ("both" in modes and not regions):
+            detections["matching"] = self._search(image, [])
+        if "both" in modes:
+            searched = self._search(image, regions) if regions else detections["matching"]
+            detections["both"] = _join(detections["embedding"], searched)
+        return {mode: detections[mode] for mode in modes}
+
+    def _propose(self, images: Sequence[np.ndarray]) -> list[Detection]:
+        """The embedding's detections, without any search on the pixels."""
+        from clustering import cascade
+
+        start = time.perf_counter()
+        embeddings = self.embed(images)
+        embedding_seconds = (time.perf_counter() - start) / len(images)
+        proposed = []
+        for image, embedding in zip(images, embeddings, strict=True):
+            start = time.perf_counter()
+            found = cascade(embedding.grid, self.clustering)
+            labels = draw(found.labels, embedding.box)
+            instances = [Instance(labels == k + 1, score, ()) for k, score in enumerate(found.scores)]
+            instances = tuple(instance for instance in instances if instance.mask.any())
+            proposed.append(
+                Detection(
+                    shape=image.shape[:2],
+                    score=best_score(instances),
+                    instances=instances,
+                    seconds=embedding_seconds + time.perf_counter() - start,
+                    grid=found.labels,
+                    anomaly=found.anomaly,
+                    reason=found.reason,
+                )
+            )
+        return proposed
+
+    def _search(self, image: np.ndarray, regions: Sequence[np.ndarray]) -> Detection:
+        """Detection by the search on the pixels alone, which is more thorough in the regions, masks (H, W) bool."""
+        start = time.perf_counter()
+        found = detect_copies(image, self.matching, regions)
         return Detection(
             shape=image.shape[:2],
-            score=max((instance.score for instance in instances), default=0.0),
-            instances=instances,
-            seconds=seconds + time.perf_counter() - start,
-            complete=complete,
-            search=search,
-            **seen,
+            score=best_score(found.instances),
+            instances=found.instances,
+            seconds=time.perf_counter() - start,
+            complete=found.complete,
+            search=found,
         )
 
 
-def _parts(mask: np.ndarray) -> int:
-    return ndimage.label(mask, structure=np.ones((3, 3)))[1]
+def best_score(instances: Sequence[Instance]) -> float:
+    """Score of the best instance; 0 where there is none."""
+    return max((instance.score for instance in instances), default=0.0)
 
 
-def rows(box: Letterbox) -> int:
-    """Rows of the grid that lie over the image."""
-    return int(box.valid.any(axis=1).sum())
+def _join(proposed: Detection, searched: Detection) -> Detection:
+    """Detection of both paths: proven instances, and what the cascade found on its grid."""
+    return replace(
+        searched,
+        seconds=proposed.seconds + searched.seconds,
+        grid=proposed.grid,
+        anomaly=proposed.anomaly,
+        reason=proposed.reason,
+    )
 
 
-def columns(box: Letterbox) -> int:
-    """Columns of the grid that lie over the image."""
-    return int(box.valid.any(axis=0).sum())
+def regions_to_search(proposed: Detection) -> list[np.ndarray]:
+    """Masks (H, W) bool of the instances with two or more parts (8-connected), which may be copies of each other."""
+    eight_connected = np.ones((3, 3))
+    return [mask for mask in proposed.masks if ndimage.label(mask, structure=eight_connected)[1] > 1]
 
 
 def draw(grid: np.ndarray, box: Letterbox) -> np.ndarray:
-    """Draw a labelling of the grid at the image's full resolution, nearest cell: (g_h, g_w) -> (H, W)."""
+    """Draw labels of a grid's cells at the image's full resolution, by the nearest cell: (g_h, g_w) -> (H, W)."""
     return grid[box.rows()[:, None], box.columns()]
 
 

@@ -1,9 +1,9 @@
-"""How well instances were found: object F1 (oF1), pixel F1, image-level rates, run lengths.
+"""How well instances were found: object F1 (oF1), pixel F1, image-level rates; and run lengths of masks.
 
-**oF1**, the metric of the Recod.ai/LUC competition, for one image with n_gt true and n_pred predicted
-instance masks at full resolution: predicted and true instances are assigned one to one so that the sum of
-their F1 is largest (Hungarian method); the mean of that F1 over the *true* instances, a missed one counting 0,
-times n_gt / max(n_gt, n_pred), which punishes extra instances. The score of a set is the mean over images.
+**oF1**, the metric of the Recod.ai/LUC competition, for one image with n_gt true and n_pred predicted instance masks
+at full resolution: predicted and true instances are assigned one to one such that the sum of their F1 is largest
+(Hungarian method). oF1 is the mean of that F1 over the *true* instances, where a missed one counts 0, times
+n_gt / max(n_gt, n_pred), which penalises extra instances. The score of a set of images is the mean over its images.
 
 | case | oF1 |
 |---|---|
@@ -14,7 +14,9 @@ times n_gt / max(n_gt, n_pred), which punishes extra instances. The score of a s
 | n_gt instances of which k are found exactly, nothing else | k / n_gt |
 | n_gt instances found exactly and e extra ones | n_gt / (n_gt + e) |
 
-Masks are bool arrays (N, H, W); N may be 0.
+The other figures of the table are named in `FIGURES`: `false_positive_rate` is the share of authentic images with an
+instance, `image_recall` the share of forged images in which a predicted and a true instance overlap. Masks are bool
+arrays (N, H, W); N may be 0.
 """
 
 import csv
@@ -27,7 +29,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 AUTHENTIC = "authentic"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that begins with one of these
 
 
 def f1_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -47,13 +49,14 @@ def f1_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
         raise ValueError(f"masks must be (N, H, W) of one size, not {predicted.shape} and {true.shape}")
     if len(predicted) == 0 or len(true) == 0:
         return np.zeros((len(predicted), len(true)))
-    # One bit a pixel: 8 times less memory to go through than bool, 32 times less than a float matrix product.
+    # One bit for each pixel: 8 times less memory to read than bool, 32 times less than a float matrix product.
     p, t = _pack(predicted), _pack(true)
     overlap = np.array([np.bitwise_count(row & t).sum(axis=1, dtype=np.int64) for row in p])
     return f1_from_counts(overlap, np.bitwise_count(p).sum(1, np.int64), np.bitwise_count(t).sum(1, np.int64))
 
 
 def _pack(masks: np.ndarray) -> np.ndarray:
+    """Masks (N, H, W) bool -> their bits, (N, ceil(H * W / 64)) uint64."""
     bits = np.packbits(masks.reshape(len(masks), -1), axis=1)
     padded = np.zeros((len(bits), -(-bits.shape[1] // 8) * 8), np.uint8)
     padded[:, : bits.shape[1]] = bits
@@ -84,20 +87,20 @@ def object_f1(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def encode_mask(mask: np.ndarray) -> list[int]:
-    """Run lengths [start, length, start, length, ...] of a mask (H, W) bool: 1-based, column-major, as in Kaggle."""
+    """Run lengths [start, length, start, length, ...] of a mask (H, W) bool: 1-based, column-major, as on Kaggle."""
     flat = np.concatenate([[False], np.asarray(mask, bool).ravel(order="F"), [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
-    runs = np.stack([edges[0::2] + 1, edges[1::2] - edges[0::2]], axis=1)
-    return runs.ravel().tolist()
+    starts, ends = edges[0::2], edges[1::2]
+    return np.stack([starts + 1, ends - starts], axis=1).ravel().tolist()
 
 
-def decode_mask(runs: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
+def decode_mask(rle: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
     """Mask (H, W) bool from its run lengths.
 
     Raises:
-        ValueError: odd count, overlapping or unordered runs, or a run beyond the image.
+        ValueError: an odd count, runs that overlap or are not in order, or a run beyond the image.
     """
-    values = np.asarray(runs, np.int64)
+    values = np.asarray(rle, np.int64)
     if values.ndim != 1 or len(values) % 2:
         raise ValueError(f"run lengths are pairs of start and length, {len(values)} numbers were given")
     starts, lengths = values[0::2] - 1, values[1::2]
@@ -121,17 +124,17 @@ def write_annotations(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
     """Write a submission, `case_id,annotation`.
 
     Args:
-        rows: case id; another name of the image, which takes its place where a spreadsheet would take the id for a
-            formula; annotation.
+        rows: case id; a safe name of the image, which is written instead where a spreadsheet would take the id for
+            a formula; annotation.
     """
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["case_id", "annotation"])
-        writer.writerows([name if case.startswith(FORMULA) else case, text] for case, name, text in rows)
+        writer.writerows([name if case.startswith(FORMULA_STARTS) else case, text] for case, name, text in rows)
 
 
 def decode_annotation(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """Masks (N, H, W) bool of an annotation; (0, H, W) for `authentic`. Raises ValueError when malformed."""
+    """Masks (N, H, W) bool of an annotation; (0, H, W) for `authentic`. Raises ValueError where it is malformed."""
     if text.strip() == AUTHENTIC:
         return np.zeros((0, *shape), bool)
     return np.stack([decode_mask(json.loads(part), shape) for part in text.split(";")])
@@ -142,7 +145,7 @@ def decode_annotation(text: str, shape: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Record:
-    """Score of one image; everything in the table is computed from these."""
+    """Scores of one image; the whole table can be computed from the records."""
 
     id: str  # name of the image
     n_true: int  # true instances; 0 for an authentic image
@@ -178,41 +181,50 @@ def score_image(id: str, predicted: np.ndarray, true: np.ndarray, score: float, 
 
 
 def record_to_dict(record: Record) -> dict[str, object]:
-    """Record as one JSON line's object."""
+    """Record as plain JSON types, for one line of a file."""
     return asdict(record)
 
 
-# Each figure: name, what it says, which records it is taken over, its value per record.
-_FORGED: Callable[[Record], bool] = lambda r: r.n_true > 0  # noqa: E731
-_AUTHENTIC: Callable[[Record], bool] = lambda r: r.n_true == 0  # noqa: E731
+def _is_forged(record: Record) -> bool:
+    return record.n_true > 0
+
+
+def _is_authentic(record: Record) -> bool:
+    return record.n_true == 0
+
+
+# The figures of the table: name -> its title, which records it is a mean over, its value for one record.
 FIGURES: dict[str, tuple[str, Callable[[Record], bool], Callable[[Record], float]]] = {
     "of1": ("oF1, all images", lambda r: True, lambda r: r.object_f1),
-    "of1_forged": ("oF1, forged images", _FORGED, lambda r: r.object_f1),
-    "false_positive_rate": ("authentic images with a false alarm", _AUTHENTIC, lambda r: float(r.n_predicted > 0)),
-    "image_recall": ("forged images with a hit", _FORGED, lambda r: float(r.pixel_tp > 0)),
-    "pixel_f1": ("pixel F1, mean over forged images", _FORGED, lambda r: r.pixel_f1),
+    "of1_forged": ("oF1, forged images", _is_forged, lambda r: r.object_f1),
+    "false_positive_rate": ("authentic images with a false alarm", _is_authentic, lambda r: float(r.n_predicted > 0)),
+    "image_recall": ("forged images with a hit", _is_forged, lambda r: float(r.pixel_tp > 0)),
+    "pixel_f1": ("pixel F1, mean over forged images", _is_forged, lambda r: r.pixel_f1),
     "pixel_precision": (
         "pixel precision, mean over forged images",
-        _FORGED,
+        _is_forged,
         lambda r: r.pixel_tp / max(r.pixel_tp + r.pixel_fp, 1),
     ),
     "pixel_recall": (
         "pixel recall, mean over forged images",
-        _FORGED,
+        _is_forged,
         lambda r: r.pixel_tp / max(r.pixel_tp + r.pixel_fn, 1),
     ),
 }
 
 
 def summarize(records: Sequence[Record], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float | int]]:
-    """Table of `FIGURES` over the records: value, 95 % percentile bootstrap interval over images, and count.
+    """Compute the table of `FIGURES` from records.
 
-    A figure without any image (false alarms when all are forged) is left out.
+    Returns:
+        Name of a figure -> `value`, the mean over its images; `low` and `high`, its 95 % percentile bootstrap interval
+        over images; `images`, their number. A figure without any image is left out, such as the false positive rate
+        when all are forged.
     """
     rng = np.random.default_rng(seed)
     table: dict[str, dict[str, float | int]] = {}
-    for name, (_, chosen, value) in FIGURES.items():
-        values = np.array([value(record) for record in records if chosen(record)])
+    for name, (_, is_counted, value) in FIGURES.items():
+        values = np.array([value(record) for record in records if is_counted(record)])
         if len(values) == 0:
             continue
         means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
@@ -222,7 +234,7 @@ def summarize(records: Sequence[Record], resamples: int = 1000, seed: int = 0) -
 
 
 def format_table(table: dict[str, dict[str, float | int]]) -> str:
-    """The table as aligned text, one figure a line."""
+    """The table as aligned text, one line for each figure."""
     lines = [f"{'':44} value    95 % interval   images"]
     for name, row in table.items():
         lines.append(

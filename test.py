@@ -4,10 +4,10 @@
     python test.py --data DIR --split all --out runs/evidence      without a checkpoint: the matching alone
     torchrun --nproc_per_node=gpu test.py ...                      the images are shared among the ranks
 
-The table shows the embedding alone, the matching alone, and both joined. OUT gets metrics.json (the table),
-records.jsonl (one line per image and way, from which the table can be computed again), submission.csv and
-report/index.html, a page that shows every image with its findings and its truth (both of the last way).
-Images without truth (test_images/) have no record.
+Three modes are scored: the embedding alone, the matching alone, and both joined; --modes chooses among them. OUT gets
+metrics.json (the table), records.jsonl (one line per image and mode, from which the table can be computed again),
+submission.csv, and report/index.html, a page that shows every image with its findings and its truth. Submission and
+page are those of the last mode. Images without truth (test_images/) have no record.
 """
 
 from config import TestSettings
@@ -20,31 +20,44 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tqdm import tqdm
+
+from config import DetectionMode
+from detector import Detector
 from distributed import finish, gather, start
+from images.folders import ImageFile, find_images
+from images.pairs import read_pairs
+from images.splits import select_split
+from metrics import (
+    FIGURES,
+    Record,
+    encode_annotation,
+    format_table,
+    record_to_dict,
+    score_image,
+    summarize,
+    write_annotations,
+)
+from report.entries import read_entry, unique_name, write_entry
+from report.page import write_page
 from runtime.command_line import to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, write_json
 from runtime.ranks import Ranks
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from detector import Detector
-    from images.folders import ImageFile
-    from metrics import Record
-
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image."""
+    """What was found in one image."""
 
     case_id: str
     annotation: str  # of the submission
-    records: "dict[str, Record]"  # by way; empty where the truth is unknown
+    records: dict[DetectionMode, Record]  # empty where the truth is unknown
     page_name: str  # its folder in the report
 
 
@@ -69,59 +82,52 @@ def main(settings: TestSettings) -> int:
 
 def score_share(settings: TestSettings, ranks: Ranks) -> tuple[list[Result], list[str]]:
     """This rank's results, and a line for each image that could not be read."""
-    from tqdm import tqdm
-
-    from images.folders import find_images
-    from images.pairs import read_pairs
-    from images.splits import select_split
-    from metrics import encode_annotation, score_image
-    from report.entries import unique_name, write_entry
-
-    modes, splits = load_ways(settings)
+    detector, modes = load_detector(settings)
     image_files = find_images(settings.data.data)
     if settings.split != "all":
-        image_files = select_split(image_files, splits, settings.split)
-    names = case_ids(image_files)
+        image_files = select_split(image_files, detector.splits, settings.split)
+    case_id_of = case_ids(image_files)
     results, skipped = [], []
     bar = tqdm(ranks.share(image_files), desc="test", unit="image", disable=not ranks.main)
     for image_file, image, masks in read_pairs(bar, settings.data, skipped):
-        name, records = names[image_file.image], {}
-        for mode, detector in modes.items():
-            found = detector.detect(image)
-            if image_file.forged is not None:
-                records[mode] = score_image(name, found.masks, masks, found.score, found.seconds)
-        page_name = unique_name(image_file.image)
-        truth = {} if image_file.forged is None else {"truth": masks, "record": records[mode]}
-        write_entry(settings.out / "report", page_name, image_file.image, image, found, **truth)
-        results.append(Result(name, encode_annotation(found.masks), records, page_name))
+        case_id, page_name = case_id_of[image_file.image], unique_name(image_file.image)
+        detections, records, truth = detector.detect_in_modes(image, modes), {}, {}
+        if image_file.forged is not None:
+            records = {
+                mode: score_image(case_id, found.masks, masks, found.score, found.seconds)
+                for mode, found in detections.items()
+            }
+            truth = {"truth": masks, "record": records[modes[-1]]}
+        shown = detections[modes[-1]]
+        write_entry(settings.out / "report", page_name, image_file.image, image, shown, **truth)
+        results.append(Result(case_id, encode_annotation(shown.masks), records, page_name))
     return results, skipped
 
 
-def load_ways(settings: TestSettings) -> "tuple[dict[str, Detector], Mapping[str, str]]":
-    """A detector for each way of the settings that the checkpoint allows, and the checkpoint's splits."""
-    from detector import Detector
-
-    whole = Detector.load(settings.checkpoint, settings.clustering, settings.backbone, settings.matching)
-    if settings.checkpoint is None:
-        if settings.split != "all":
-            raise InputError("without --checkpoint there is no split; give --split all to score every image")
-        return {"matching": whole}, {}
-    modes = {mode: whole if mode == "both" else whole.alone(mode) for mode in settings.modes}
-    if not modes:
+def load_detector(settings: TestSettings) -> tuple[Detector, Sequence[DetectionMode]]:
+    """The detector, and the modes that are scored: those of the settings, or `matching` where there is no model."""
+    if not settings.modes:
         raise InputError("--modes is empty; allowed: embedding matching both")
-    return modes, whole.splits
+    detector = Detector.load(settings.checkpoint, settings.clustering, settings.backbone, settings.matching)
+    if settings.checkpoint is not None:
+        return detector, settings.modes
+    if settings.split != "all":
+        raise InputError("without --checkpoint there is no split; give --split all to score every image")
+    return detector, ("matching",)
 
 
-def case_ids(image_files: "list[ImageFile]") -> dict[Path, str]:
+def case_ids(image_files: Sequence[ImageFile]) -> dict[Path, str]:
     """A name for each image: its id, with the folder before it where an authentic and a forged one share the id."""
     count = Counter(image_file.id for image_file in image_files)
     return {p.image: p.id if count[p.id] == 1 else f"{p.image.parent.name}/{p.id}" for p in image_files}
 
 
-def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, Any]:
-    """Write the three files and print the table, which is also returned."""
-    from metrics import format_table, record_to_dict, summarize, write_annotations
+def write_results(out: Path, results: Sequence[Result], hardware: str) -> dict[str, Any]:
+    """Write records.jsonl, submission.csv and metrics.json; print the table and return it.
 
+    Returns:
+        The content of metrics.json: `hardware`, and in `modes` for each mode its `figures` and `images_per_second`.
+    """
     modes = {mode: [r.records[mode] for r in results if r.records] for r in results for mode in r.records}
 
     def write_records(path: Path) -> None:
@@ -131,37 +137,34 @@ def write_results(out: Path, results: list[Result], hardware: str) -> dict[str, 
     rows = [(result.case_id, result.page_name, result.annotation) for result in results]
     summary: dict[str, Any] = {"hardware": hardware, "modes": {}}
     for mode, records in modes.items():
-        seconds = sum(record.seconds for record in records)
-        rate = len(records) / seconds
-        summary["modes"][mode] = {"figures": summarize(records), "images_per_second": rate}
+        rate = len(records) / sum(record.seconds for record in records)
+        figures = summarize(records)
+        summary["modes"][mode] = {"figures": figures, "images_per_second": rate}
         print(f"\n{mode}: {rate:.2f} images per second in each process; {hardware}")
-        print(format_table(summary["modes"][mode]["figures"]))
+        print(format_table(figures))
     atomic_write(out / "records.jsonl", write_records)
     atomic_write(out / "submission.csv", lambda path: write_annotations(path, rows))
     write_json(out / "metrics.json", summary)
     return summary
 
 
-def write_report(settings: TestSettings, results: list[Result], summary: dict[str, Any]) -> None:
-    """The page that shows each image of the last way with its truth, worst first."""
-    from metrics import FIGURES
-    from report.entries import read_entry
-    from report.page import write_page
-
+def write_report(settings: TestSettings, results: Sequence[Result], summary: dict[str, Any]) -> None:
+    """Write the page that shows each image in the last mode with its truth, worst first."""
     folder, modes = settings.out / "report", summary["modes"]
     names = [name for name in FIGURES if any(name in mode["figures"] for mode in modes.values())]
-    cells = [[FIGURES[name][0], *(_cell(mode["figures"].get(name)) for mode in modes.values())] for name in names]
+    rows = [[FIGURES[name][0], *(figure_text(mode["figures"].get(name)) for mode in modes.values())] for name in names]
     write_page(
         folder,
         lambda: (read_entry(folder, result.page_name) for result in results),
         title=f"Test on {settings.data.data.name}",
         run=hashlib.sha256(str(settings.out.resolve()).encode()).hexdigest()[:12],
         details={"Settings": json.dumps(to_dict(settings)), "Hardware": summary["hardware"]},
-        table=[["", *modes], *cells] if modes else [],
+        table=[["", *modes], *rows] if modes else [],
     )
 
 
-def _cell(figure: dict[str, float] | None) -> str:
+def figure_text(figure: dict[str, float] | None) -> str:
+    """A figure with its 95 % interval; empty where it was not measured."""
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" if figure else ""
 
 

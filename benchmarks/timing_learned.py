@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from clustering import Cells, cascade
+from clustering import EmbeddingGrid, cascade
 from config import (
     ClusteringSettings,
     DataSettings,
@@ -93,11 +93,11 @@ def compare_cascade(settings: LearnedTimingSettings) -> list[Comparison]:
     same = 0
     for grid in tqdm(grids, desc="labels", unit="grid"):
         for size, samples in ((defaults.min_cluster_size, defaults.min_samples), (5, 2)):
-            same += int((Cells(grid).hdbscan(size, samples) == hdbscan_of_vectors(grid, size, samples)).all())
+            same += int((EmbeddingGrid(grid).hdbscan(size, samples) == hdbscan_of_vectors(grid, size, samples)).all())
     grid = random_grids(1)[0]
     once = median_seconds(
         settings.repeats,
-        lambda: cascade(Cells(grid), defaults),
+        lambda: cascade(EmbeddingGrid(grid), defaults),
         lambda: hdbscan_of_vectors(grid, defaults.min_cluster_size, defaults.min_samples),
     )
     sets = [
@@ -108,7 +108,7 @@ def compare_cascade(settings: LearnedTimingSettings) -> list[Comparison]:
     ]
 
     def tune() -> None:
-        cells = Cells(grid)
+        cells = EmbeddingGrid(grid)
         for size, samples, epsilon in sets:
             changes = {"min_cluster_size": size, "min_samples": samples, "cluster_selection_epsilon": epsilon}
             cascade(cells, replace(defaults, **changes))
@@ -148,7 +148,7 @@ def real_grids(data: Path, count: int) -> list[np.ndarray]:
     detector = Detector(model, ClusteringSettings(), torch.device("cpu"))
     image_files = find_images(data)
     chosen = [image_files[i * len(image_files) // count] for i in range(min(count, len(image_files)))]
-    cells = [detector.embed([read_image(image_file.image)])[0].cells for image_file in chosen]
+    cells = [detector.embed([read_image(image_file.image)])[0].grid for image_file in chosen]
     return [c.vectors.reshape(*c.shape, -1).astype(np.float32) for c in cells]
 
 

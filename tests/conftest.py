@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from config import DataSettings, LoaderSettings, ModelSettings, TrainSettings
+from config import (
+    ClusteringSettings,
+    DataSettings,
+    LoaderSettings,
+    ModelSettings,
+    SplitSettings,
+    TrainSettings,
+)
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +70,30 @@ def small_training(data, backbone, out):
 def settings(data, backbone, tmp_path):
     """Settings of two short epochs of training in a folder of this test."""
     return small_training(data, backbone, tmp_path / "run")
+
+
+# Small grids need small clusters, and low thresholds let an untrained model find something at all.
+LOW_THRESHOLDS = ClusteringSettings(
+    min_cluster_size=5, min_samples=2, candidate_distance=0.05, anomaly_threshold=0.0, loose_min_cluster_size=4
+)
+
+
+@pytest.fixture(scope="session")
+def trained(data, backbone, tmp_path_factory):
+    """Folder of a short training with a cascade of low thresholds; three base images each to validate and to test."""
+    import train
+
+    out = tmp_path_factory.mktemp("runs") / "a"
+    train.main(
+        TrainSettings(
+            data=DataSettings(data=data),
+            split=SplitSettings(val_fraction=0.3, test_fraction=0.3),
+            out=out,
+            epochs=2,
+            batch_size=4,
+            loader=LoaderSettings(num_workers=0),
+            model=ModelSettings(backbone=backbone, image_size=112, head_widths=(16,), embedding_size=8),
+            clustering=LOW_THRESHOLDS,
+        )
+    )
+    return out

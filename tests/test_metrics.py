@@ -45,6 +45,7 @@ A, B, C = (0, 2), (3, 5), (6, 9)
     ],
 )
 def test_object_f1_case_by_case(case, predicted, true, expected):
+    """Each row of the table in metrics.py, and some more, with a value worked out by hand."""
     assert m.object_f1(predicted, true) == pytest.approx(expected, abs=1e-12)
 
 
@@ -53,7 +54,8 @@ def test_object_f1_case_by_case(case, predicted, true, expected):
     # F1 = 2 * 102 / (102 + 103); one of two instances found. Two other images of the set are exact.
     [("[101, 103]", 0.99837), ("[101, 102];[300, 100]", 0.83333)],
 )
-def test_worked_values_of_the_competition(truth, mean):
+def test_competition_examples(truth, mean):
+    """The two examples that the competition's page works out."""
     predicted, true = (m.decode_annotation(text, (720, 960)) for text in ("[101, 102]", truth))
     assert (1 + 1 + m.object_f1(predicted, true)) / 3 == pytest.approx(mean, abs=5e-6)
 
@@ -61,6 +63,7 @@ def test_worked_values_of_the_competition(truth, mean):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**31))
 def test_against_all_permutations(n_pred, n_true, seed):
+    """The assignment is the best of all that are possible, in small random cases."""
     rng = np.random.default_rng(seed)
     predicted, true = rng.random((n_pred, 6, 7)) < 0.4, rng.random((n_true, 6, 7)) < 0.4
     value = m.object_f1(predicted, true)
@@ -79,7 +82,8 @@ def test_against_all_permutations(n_pred, n_true, seed):
     assert m.object_f1(true, true) == pytest.approx(1) if true.any(axis=(1, 2)).all() else True
 
 
-def test_f1_matrix_on_odd_sizes_and_wrong_input():
+def test_f1_matrix_on_odd_sizes():
+    """Sizes that fill no whole word of bits; other types and sizes are refused."""
     rng = np.random.default_rng(0)
     p, t = rng.random((3, 13, 11)) < 0.5, rng.random((2, 13, 11)) < 0.5
     slow = [[2 * (a & b).sum() / (a.sum() + b.sum()) for b in t] for a in p]
@@ -103,13 +107,15 @@ def slow_runs(mask):
 
 @settings(max_examples=100, deadline=None)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_run_lengths_round_trip_and_equal_a_loop(mask):
+def test_run_lengths_round_trip(mask):
+    """Encoding equals a loop over pixels, and decoding undoes it."""
     runs = m.encode_mask(mask)
     assert runs == slow_runs(mask)
     assert (m.decode_mask(runs, mask.shape) == mask).all()
 
 
 def test_annotations():
+    """Instances in a submission, joined by semicolons; `authentic` for none."""
     masks = bars(A, C)
     text = m.encode_annotation(masks)
     assert text == "[1, 8];[25, 12]"  # columns 0 and 1 of height 4; columns 6 to 8
@@ -121,11 +127,13 @@ def test_annotations():
     "text", ["[1, 2, 3]", "[40, 2]", "[0, 2]", "[5, 2, 5, 1]", "[9, 1, 5, 1]", "[1, 0]", "nonsense"]
 )
 def test_malformed_annotations_are_refused(text):
+    """Odd counts, runs beyond the image, overlapping or unordered ones."""
     with pytest.raises(ValueError):
         m.decode_annotation(text, (4, 10))
 
 
 def test_summary_by_hand():
+    """Every figure of four images, worked out by hand."""
     records = [
         m.score_image("a", NONE, NONE, 0.0, 0.1),
         m.score_image("b", bars(A), NONE, 0.7, 0.1),
