@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from backbones import load_backbone
 from config import PATCH, ModelSettings
-from correlation import PATCH_NUMBERS, TOKEN_EXTRAS, patch_correlation, self_correlation
+from correlation import PATCH_MEASURES, TOKEN_EXTRAS, patch_correlation, self_correlation
 from runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ForgeryModel(nn.Module):
     def features(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
         """The head's input: a tuple of tokens (B, G, G, hidden) and, for the presets with correlation, two more.
 
-        These are numbers (B, G, G, C) float32 and match (B, G, G) int64, see correlation.py. While the backbone is
+        These are measures (B, G, G, C) float32 and match (B, G, G) int64, see correlation.py. While the backbone is
         frozen the features of an image stay the same during training: then they are taken from `feature_cache`,
         where there is one, for each image that came before. Args: as `forward`.
         """
@@ -172,7 +172,7 @@ def check_correlation(settings: ModelSettings) -> None:
 class CorrelationHead(nn.Module):
     """Head of the presets with correlation: each cell is described together with its best match elsewhere.
 
-    A token describes what a cell shows, but not whether the image shows it a second time. So the numbers of
+    A token describes what a cell shows, but not whether the image shows it a second time. So the measures of
     correlation.py go through two 3 x 3 convolutions over the grid. The MLP gets three vectors for each cell: its
     token, the convolutions' output at the cell, and their output at the cell that it matches.
     """
@@ -181,18 +181,18 @@ class CorrelationHead(nn.Module):
         super().__init__()
         channels = settings.correlation_width
         tokens = settings.preset == "self-correlation"
-        numbers = settings.neighbours + TOKEN_EXTRAS if tokens else PATCH_NUMBERS
+        measures = settings.neighbours + TOKEN_EXTRAS if tokens else PATCH_MEASURES
         self.local = nn.Sequential(
-            nn.Conv2d(numbers, channels, 3, padding=1),
+            nn.Conv2d(measures, channels, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
         )
         self.mlp = build_head(width + 2 * channels, settings)
 
-    def forward(self, tokens: Tensor, numbers: Tensor, match: Tensor) -> Tensor:
-        """tokens (B, G, G, hidden), numbers (B, G, G, C), match (B, G, G) -> (B, G, G, D), not normalised."""
-        here = self.local(numbers.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, G, G, channels)
+    def forward(self, tokens: Tensor, measures: Tensor, match: Tensor) -> Tensor:
+        """tokens (B, G, G, hidden), measures (B, G, G, C), match (B, G, G) -> (B, G, G, D), not normalised."""
+        here = self.local(measures.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, G, G, channels)
         there = here.flatten(1, 2).gather(1, match.flatten(1)[..., None].expand(-1, -1, here.shape[3]))
         return self.mlp(torch.cat([tokens, here, there.view_as(here)], 3))
 

@@ -49,36 +49,38 @@ def loop_correlation(tokens, valid, k, exclusion):
 
     likeness = score({a: similar[a][match[a]] for a in match})
     agreement = score({a: support[a, match[a]][1] for a in match})
-    numbers = torch.zeros(height, width, k + 11, dtype=torch.float64)
+    measures = torch.zeros(height, width, k + 11, dtype=torch.float64)
     for a in match:
         back = match[match[a]]
         votes = sum(max(abs(offset[a][0] - o[0]), abs(offset[a][1] - o[1])) <= 1 for o in offset.values())
-        numbers[a] = torch.tensor([
+        measures[a] = torch.tensor([
             *(similar[a][b] for b in best[a]), statistics.fmean(similar[a].values()), similar[a][match[a]],
             likeness[a], agreement[a], *support[a, match[a]],
             math.exp(-((back[0] - a[0]) ** 2 + (back[1] - a[1]) ** 2) / 8), math.log(1 + votes),
             offset[a][0] / height, offset[a][1] / width,
         ])  # fmt: skip
-    return numbers, match
+    return measures, match
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_self_correlation_equals_the_loop(padded):
+    """Every measure against loops over cells, with and without padding, in a grid with a plain copy of 3 x 3 cells."""
     generator = torch.Generator().manual_seed(4)
     tokens = torch.randn(1, 9, 11, 12, generator=generator)
     tokens[0, 6:9, 1:4] = tokens[0, 0:3, 7:10] + 0.1 * torch.randn(3, 3, 12, generator=generator)
     valid = torch.ones(1, 9, 11, dtype=torch.bool)
     if padded:
         valid[0, :, 9:] = False
-    numbers, match = correlation.self_correlation(tokens, valid, neighbours=3, exclusion=2)
+    measures, match = correlation.self_correlation(tokens, valid, neighbours=3, exclusion=2)
     expected, cells = loop_correlation(tokens[0], valid[0], 3, 2)
-    assert torch.allclose(numbers[0].double(), expected, atol=1e-5)
+    assert torch.allclose(measures[0].double(), expected, atol=1e-5)
     assert {a: divmod(int(match[0][a]), 11) for a in cells} == cells
     if not padded:
-        assert cells[1, 8] == (7, 2) and numbers[0, 1, 8, 3 + 6] == 8 / 24  # a shift: the other 8 of the 3 x 3 agree
+        assert cells[1, 8] == (7, 2) and measures[0, 1, 8, 3 + 6] == 8 / 24  # a shift: the other 8 of the 3 x 3 agree
 
 
-def test_batch_and_padding_do_not_touch_a_images_correlation():
+def test_batch_and_padding_change_nothing():
+    """An image's measures are the same alone and in a batch, whatever its padding cells hold."""
     tokens = torch.randn(2, 9, 9, 8, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 9, 9, dtype=torch.bool)
     valid[1, 5:] = False
@@ -93,30 +95,32 @@ def test_batch_and_padding_do_not_touch_a_images_correlation():
     assert torch.isfinite(correlation.self_correlation(tokens, valid, 4, 2)[0]).all()
 
 
-def test_self_correlation_of_a_plain_copy():
+def test_self_correlation_of_plain_copy():
+    """Four cells that stand twice are each other's match, with similarity 1."""
     tokens = torch.zeros(1, 8, 8, 128)
     tokens[0] = torch.eye(128)[:64].view(8, 8, 128)  # all cells differ
     tokens[0, 0:2, 0:2] = tokens[0, 5:7, 5:7] = torch.eye(128)[64:68].view(2, 2, 128)
-    numbers, match = correlation.self_correlation(tokens, torch.ones(1, 8, 8, dtype=torch.bool), 3, 2)
+    measures, match = correlation.self_correlation(tokens, torch.ones(1, 8, 8, dtype=torch.bool), 3, 2)
     assert match[0, 0, 0] == 5 * 8 + 5 and match[0, 6, 6] == 8 + 1
-    assert numbers[0, 0, 0, 0] == 1 and numbers[0, 3, 3, 0] == 0
-    assert numbers[0, 0, 0, 3 + 7] == 1  # the match's match is the cell
+    assert measures[0, 0, 0, 0] == 1 and measures[0, 3, 3, 0] == 0
+    assert measures[0, 0, 0, 3 + 7] == 1  # the match's match is the cell
 
 
 def test_no_distant_cells_is_an_error():
+    """A grid of 4 x 4 cells has too few outside of a neighbourhood."""
     with pytest.raises(ValueError, match="has no 3 cells"):
         correlation.self_correlation(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, dtype=torch.bool), 3, 2)
 
 
 # Patches --------------------------------------------------------------------------------------------------------
 
-TURNS = [(exchange, r, c) for exchange in (False, True) for r in (1, -1) for c in (1, -1)]
+ORIENTATIONS = [(transpose, r, c) for transpose in (False, True) for r in (1, -1) for c in (1, -1)]
 
 
-def turned(patch, exchange, r, c):
-    """A patch with its rows and columns flipped, then exchanged."""
+def oriented(patch, transpose, r, c):
+    """A patch with its rows and columns flipped, then transposed."""
     patch = patch[::r, ::c]
-    return patch.swapaxes(0, 1) if exchange else patch
+    return patch.swapaxes(0, 1) if transpose else patch
 
 
 def texture(size, seed=0, sigma=2.5):
@@ -131,7 +135,7 @@ def describe(window):
 
 
 def loop_patches(image, valid, exclusion):
-    """Best window (similarity, corner) of each cell and turn, and the support of the 24 and 8 cells around."""
+    """Best window (similarity, corner) of each cell and orientation, and its support by 24 and by 8 neighbours."""
     grid = len(valid)
     grey = np.pad((image.astype(np.float64) - [123.675, 116.28, 103.53]).mean(2), 3, mode="edge")
     corners = [(y, x) for y in range(0, len(grey) - 19, 3) for x in range(0, len(grey) - 19, 3)]
@@ -143,20 +147,20 @@ def loop_patches(image, valid, exclusion):
     for cell in np.argwhere(valid).tolist():
         y, x = cell[0] * 14, cell[1] * 14
         far = np.array([max(abs(a - y), abs(b - x)) > 14 * exclusion for a, b in corners])
-        for k, turn in enumerate(TURNS):
-            code, deviation = describe(turned(grey[y : y + 20, x : x + 20], *turn))
+        for k, orientation in enumerate(ORIENTATIONS):
+            code, deviation = describe(oriented(grey[y : y + 20, x : x + 20], *orientation))
             products = np.where(far, windows @ code, -1)
             if deviation >= 1 and products.max() > 0:
                 best[(k, *cell)] = float(products.max()), corners[int(products.argmax())]
     support = {}
     for (k, i, j), (_, (y, x)) in best.items():
-        exchange, r, c = TURNS[k]
+        transpose, r, c = ORIENTATIONS[k]
         agree = []
         for dy in range(-2, 3):
             for dx in range(-2, 3):
                 if (k, i + dy, j + dx) in best and (dy, dx) != (0, 0):
-                    # A flipped copy goes the other way; one with rows and columns exchanged goes along the columns.
-                    step = (c * dx, r * dy) if exchange else (r * dy, c * dx)
+                    # In a flipped copy a step goes in the opposite direction, in a transposed one along the other axis.
+                    step = (c * dx, r * dy) if transpose else (r * dy, c * dx)
                     there = best[k, i + dy, j + dx][1]
                     if max(abs(there[0] - y - 14 * step[0]), abs(there[1] - x - 14 * step[1])) <= 5:
                         agree.append(max(abs(dy), abs(dx)))
@@ -165,24 +169,25 @@ def loop_patches(image, valid, exclusion):
 
 
 def test_patch_correlation_equals_the_loop():
+    """Similarity, support and place of each cell's match against loops over windows."""
     image = texture(112, sigma=2)
     image[70:112, 65:107] = image[3:45, 2:44]
     image[90:, :40] = 128  # without structure: no window of its own
     valid = np.ones((8, 8), bool)
     valid[:, 7] = False
-    numbers, match = correlation.patch_correlation(
+    measures, match = correlation.patch_correlation(
         to_pixels(torch.from_numpy(image[None])), torch.from_numpy(valid[None]), 2
     )
     best, support = loop_patches(image, valid, 2)
     for i, j in np.ndindex(8, 8):
-        ways = [k for k in range(8) if (k, i, j) in best]
-        got = numbers[0, i, j].tolist()
-        if not ways:
+        possible = [k for k in range(8) if (k, i, j) in best]
+        got = measures[0, i, j].tolist()
+        if not possible:
             assert got[:9] == pytest.approx([0, 0, 0, 0, 0, got[5], got[6], 0, 0], abs=1e-6)
             continue
-        k = max(ways, key=lambda k: best[k, i, j][0] + support[k, i, j][0])
+        k = max(possible, key=lambda k: best[k, i, j][0] + support[k, i, j][0])
         similarity, (y, x) = best[k, i, j]
-        others = max((best[o, i, j][0] for o in ways if o != k), default=0)
+        others = max((best[o, i, j][0] for o in possible if o != k), default=0)
         assert got[:5] == pytest.approx(
             [similarity, others, best.get((0, i, j), (0,))[0], support[k, i, j][1], support[k, i, j][0]], abs=1e-4
         )
@@ -190,33 +195,34 @@ def test_patch_correlation_equals_the_loop():
         assert int(match[0, i, j]) == min((y + 7) // 14, 7) * 8 + min((x + 7) // 14, 7)
 
 
-@pytest.mark.parametrize("turn", TURNS)
-def test_a_turned_copy_off_the_grid_is_found_whole(turn):
-    """70 px of texture copied 195 rows and 241 columns away, no multiple of 14, turned, brighter, flatter."""
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_oriented_copies_are_found_whole(orientation):
+    """70 px of texture, 195 rows and 241 columns away (no multiple of 14), in each orientation, brighter, flatter."""
     image = texture(322).astype(np.float64)
-    image[205:275, 236:306] = 0.7 * turned(image[10:80, 15:85], *turn) + 40
+    image[205:275, 236:306] = 0.7 * oriented(image[10:80, 15:85], *orientation) + 40
     image = image.clip(0, 255).astype(np.uint8)
-    numbers, match = correlation.patch_correlation(
+    measures, match = correlation.patch_correlation(
         to_pixels(torch.from_numpy(image[None])), torch.ones(1, 23, 23, dtype=torch.bool), 2
     )
-    source, background = numbers[0, 2:5, 2:5], numbers[0, 8:13, 3:13]
+    source, background = measures[0, 2:5, 2:5], measures[0, 8:13, 3:13]
     assert source[..., 4].min() > 0.3 > 0.1 > background[..., 4].max()  # support
     assert source[..., 7].min() > 0.8  # there and back
-    # 25 cells have a match there; votes count those of source and copy that moved alike.
+    # 25 cells have a match there; votes count those of source and copy with the same shift.
     assert source[..., 8].min() > math.log(8) and background[..., 8].mean() < math.log(4)
     y, x = (4 * 14 + 7 - 45) / 35, (4 * 14 + 7 - 50) / 35  # of cell (4, 4) from the source's middle, -1 to 1
-    exchange, r, c = turn
-    to_y, to_x = (c * x, r * y) if exchange else (r * y, c * x)
+    transpose, r, c = orientation
+    to_y, to_x = (c * x, r * y) if transpose else (r * y, c * x)
     expected = int((240 + 35 * to_y) / 14) * 23 + int((271 + 35 * to_x) / 14)
     row, column = divmod(int(match[0, 4, 4]), 23)
     assert max(abs(row - expected // 23), abs(column - expected % 23)) <= 1
 
 
-def test_images_without_structure_and_small_ones_have_no_match():
+def test_smooth_images_have_no_match():
+    """A constant image, and one with a single cell, give zeros and no invalid index."""
     valid = torch.zeros(2, 8, 8, dtype=torch.bool)
     valid[0], valid[1, 0, 0] = True, True
     images = np.stack([np.full((112, 112, 3), 90, np.uint8), texture(112)])
-    numbers, match = correlation.patch_correlation(to_pixels(torch.from_numpy(images)), valid, 2)
-    assert torch.isfinite(numbers).all() and (match >= 0).all() and (match < 64).all()
-    assert (numbers[..., [0, 3, 4, 7, 8]] == 0).all()
-    assert (numbers[1][~valid[1]] == 0).all()
+    measures, match = correlation.patch_correlation(to_pixels(torch.from_numpy(images)), valid, 2)
+    assert torch.isfinite(measures).all() and (match >= 0).all() and (match < 64).all()
+    assert (measures[..., [0, 3, 4, 7, 8]] == 0).all()
+    assert (measures[1][~valid[1]] == 0).all()
