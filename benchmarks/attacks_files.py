@@ -22,6 +22,7 @@ from benchmarks.small_runs import (
 )
 from config import RobustnessSettings
 from images.folders import find_images
+from report.entries import CLEAN, ERROR
 
 TERMINAL_COMMAND = "\x1b[31m"  # in a file's name; printed as it is, it would turn the terminal red
 
@@ -43,14 +44,14 @@ def attack_with_bombs(settings: RobustnessSettings, out: Path, checks: Checks) -
     lines, output = _predict_watched(folder, found, checks)
     for name, line in sorted(lines.items()):
         checks.note(f"{name[:40]!r}: {line['verdict']}; {line.get('error', '').replace(str(folder), '')[:150]}")
-    refused = [name for name in BOMBS if lines.get(name, {}).get("verdict") == "unreadable"]
+    refused = [name for name in BOMBS if lines.get(name, {}).get("verdict") == ERROR]
     checks.check(refused == list(BOMBS), f"{len(refused)} of {len(BOMBS)} bombs are refused")
     for name in ("bomb.png", "bomb.pdf"):
         error = lines.get(name, {}).get("error", "")
         good = all(words in error for words in (f"{SIDE} x {SIDE}", "200", "--max-megapixels"))
         checks.check(good, f"{name}: the message tells the size, the limit and the option that raises it")
     others = lines.keys() - set(BOMBS)
-    clean = all(lines[name]["verdict"] == "nothing found" for name in others)
+    clean = all(lines[name]["verdict"] == CLEAN for name in others)
     checks.check(clean, f"{len(others)} images with hostile names are examined")
     checks.check("\x1b" not in output, "no control character reaches the terminal")
     unexpected = unexpected_files(before, _files_outside(out, found))

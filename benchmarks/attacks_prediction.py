@@ -21,6 +21,7 @@ from benchmarks.processes import (
 )
 from benchmarks.small_runs import last_error, prediction_command, read_predictions, write_images
 from config import RobustnessSettings
+from report.entries import ERROR
 
 COUNT = 500  # images of a run
 CHANGED = 100  # of them are changed while a run goes on
@@ -92,7 +93,7 @@ def kill_workers(settings: RobustnessSettings, out: Path, checks: Checks) -> Non
         killed += 1
     status, _ = process.finish()
     expected, found = ({line["path"]: line for line in read_predictions(out / name)} for name in ("whole", "worker"))
-    lost = [path for path in found if found[path]["verdict"] == "unreadable"]
+    lost = [path for path in found if found[path]["verdict"] == ERROR]
     same = all(found[path] == expected[path] for path in found.keys() - set(lost))
     checks.check(
         status in (3, 5) and found.keys() == expected.keys() and len(lost) <= killed and same,
@@ -140,7 +141,7 @@ def change_files(settings: RobustnessSettings, out: Path, checks: Checks) -> Non
         _spoil(path, rng)
     status, _ = process.finish()
     found = read_predictions(out / "moved")
-    errors = sum(line["verdict"] == "unreadable" for line in found)
+    errors = sum(line["verdict"] == ERROR for line in found)
     verdicts, expected = (
         {os.path.basename(line["path"]): line["verdict"] for line in lines}
         for lines in (found, read_predictions(out / "whole"))

@@ -60,9 +60,9 @@ def labelled_candidates(image_file: ImageFile) -> list[Candidate]:
     lossless = any(copy.covered_pixels > LOSSLESS_PIXELS for copy in find_exact_blocks(image))
     truth = image_file.image.with_suffix(".json")
     panels = [panel["box"] for panel in read_json(truth)["panels"]] if truth.is_file() else []
-    search = Detector(matching=SEARCHES).detect(image).search
     candidates = []
-    for copy, features in zip(search.copies, search.features, strict=True):
+    for verified in Detector(matching=SEARCHES).detect(image).search.verified:
+        copy, features = verified.copy, verified.features
         if _is_true(copy, true):
             candidates.append((features, 1))
         elif (

@@ -11,7 +11,9 @@ from benchmarks.processes import ROOT
 from benchmarks.valid_files import valid_files
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "checkpoint" else ()) for kind in READERS]
+)
 def test_mutated_files_break_nothing(kind, tmp_path):
     """Each mutated file is read or refused in one line; enough of them are refused to show that they were mutated."""
     counts = campaign(kind, 60, 11, tmp_path)
@@ -22,7 +24,7 @@ def test_mutated_files_break_nothing(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "checkpoint"])
 def test_valid_files_are_read(kind, tmp_path):
-    """What is mutated can be read; checkpoints are read in test_checkpoints."""
+    """What is mutated can be read. Checkpoints need a backbone beside them; tests of checkpoints read such files."""
     for number, data in enumerate(valid_files(kind, tmp_path)):
         path = tmp_path / f"{number}{SUFFIXES[kind]}"
         path.write_bytes(data)
