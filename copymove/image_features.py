@@ -1,4 +1,4 @@
-"""Everything the search needs of one image that does not depend on a candidate."""
+"""What the alignment needs of one image, whatever the candidate: band-passes, fine structure, and where it counts."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,12 @@ import numpy as np
 
 from copymove.panels import find_gutters
 
-FINE_SIGMA = 1.5  # what is coarser than this is removed before the fine structure is compared, in pixels
-
-
-GRAIN_SIGMA = 0.7  # the same for the finest structure
-
-
-NARROW_SIGMA = 2.5  # the same for the last alignment
-
-
-COARSE_SIGMA = 6.0  # what is coarser than this is removed before aligning, in pixels
-
+# Standard deviations of Gaussians, in pixels; what is coarser is removed ...
+GRAIN_SIGMA = 0.7  # ... of the finest structure that is compared
+FINE_SIGMA = 1.5  # ... of the fine structure that is compared
+NARROW_SIGMA = 2.5  # ... before the last alignment
+COARSE_SIGMA = 6.0  # ... before the first alignment
+SMOOTHING_SIGMA = 0.7  # noise finer than this is removed before aligning
 
 LEVELS = (1.0, 1.3, 1.7, 2.2)  # scales for which the sharper partner is blurred to the other's resolution
 
@@ -27,15 +22,15 @@ class ImageFeatures:
     """One image as the alignment needs it; (H, W) float32 where nothing else is said."""
 
     grey: np.ndarray  # 0 to 255
-    band: np.ndarray  # without noise and without what is coarser than COARSE_SIGMA
-    narrow: np.ndarray  # the same with NARROW_SIGMA: its window reaches less over a region's edge
-    rough: np.ndarray  # what is finer than FINE_SIGMA, as it is; NaN next to what is drawn in black or white
-    levels: np.ndarray  # (len(LEVELS), H, W): grey as it would look after shrinking by LEVELS
-    fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, brought to equal strength everywhere
-    grain: np.ndarray  # what is finer than GRAIN_SIGMA, brought to equal strength
-    informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is not a drawing's
+    band_pass: np.ndarray  # between SMOOTHING_SIGMA and COARSE_SIGMA
+    narrow_band_pass: np.ndarray  # up to NARROW_SIGMA: at a region's edge less of what lies outside is mixed in
+    high_pass: np.ndarray  # finer than FINE_SIGMA; NaN next to what is drawn in black or white
+    scale_space: np.ndarray  # (len(LEVELS), H, W): grey, blurred as if it had been shrunk by each of LEVELS
+    fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, with its local contrast normalised
+    grain: np.ndarray  # finer than GRAIN_SIGMA, with its local contrast normalised
+    informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is neither drawn nor a plain edge
     gutters: np.ndarray | None  # (H, W) uint8: 1 between the panels of a composed figure; None without any
-    noise: float  # standard deviation of the fine structure in the quietest parts
+    noise: float  # standard deviation of the fine structure in the quietest parts, in grey levels
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,41 +39,64 @@ class ImageFeatures:
 
 
 def compute_features(image: np.ndarray) -> ImageFeatures:
-    """Canvas of an image (H, W, 3) uint8 RGB."""
+    """Features of an image (H, W, 3) uint8 RGB."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
-    band = smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA)
-    narrow = smooth - cv2.GaussianBlur(grey, (0, 0), NARROW_SIGMA)
-    levels = np.stack([grey] + [cv2.GaussianBlur(grey, (0, 0), 0.5 * float(np.sqrt(s * s - 1))) for s in LEVELS[1:]])
-    rough = grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA)
-    strength = np.abs(rough)
-    size = (max(grey.shape[1] // 8, 1), max(grey.shape[0] // 8, 1))
-    noise = max(float(np.percentile(cv2.resize(strength, size, interpolation=cv2.INTER_AREA), 10)) * 1.25, 0.5)
-    fine = np.stack(
-        [normalize_local_contrast(level, grey, FINE_SIGMA * s) for level, s in zip(levels, LEVELS, strict=True)]
-    )
+    smooth = cv2.GaussianBlur(grey, (0, 0), SMOOTHING_SIGMA)
+    high_pass = grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA)
+    strength = np.abs(high_pass)
     busy = cv2.GaussianBlur(strength * strength, (0, 0), 2.0) > 0.25**2
-    flat, steps = _drawn_masks(image)
-    informative = (busy & ~flat & ~steps & ~_one_dimensional(grey)).astype(np.uint8)
-    rough[steps] = np.nan
-    grain = normalize_local_contrast(grey, grey, GRAIN_SIGMA)
-    found = find_gutters(grey)
-    gutters = found.view(np.uint8) if found.any() else None
-    return ImageFeatures(grey, band, narrow, rough, levels, fine, grain, informative, gutters, noise)
+    flat, drawn = _drawn_masks(image)
+    high_pass[drawn] = np.nan
+    scale_space = np.stack(
+        [grey] + [cv2.GaussianBlur(grey, (0, 0), 0.5 * float(np.sqrt(s * s - 1))) for s in LEVELS[1:]]
+    )
+    gutters = find_gutters(grey)
+    return ImageFeatures(
+        grey=grey,
+        band_pass=smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA),
+        narrow_band_pass=smooth - cv2.GaussianBlur(grey, (0, 0), NARROW_SIGMA),
+        high_pass=high_pass,
+        scale_space=scale_space,
+        fine=np.stack(
+            [normalize_local_contrast(v, grey, FINE_SIGMA * s) for v, s in zip(scale_space, LEVELS, strict=True)]
+        ),
+        grain=normalize_local_contrast(grey, grey, GRAIN_SIGMA),
+        informative=(busy & ~flat & ~drawn & ~_plain_edges(grey)).astype(np.uint8),
+        gutters=gutters.view(np.uint8) if gutters.any() else None,
+        noise=_noise_level(strength),
+    )
 
 
-def normalize_local_contrast(level: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
-    """Fine structure divided by its local strength: else one strong edge would outvote all of the grain."""
-    fine = level - cv2.GaussianBlur(grey, (0, 0), sigma)
-    local = cv2.GaussianBlur(fine * fine, (0, 0), 2 * sigma)
-    return fine / np.sqrt(local + 0.3**2)
+def normalize_local_contrast(values: np.ndarray, grey: np.ndarray, sigma: float) -> np.ndarray:
+    """Values (H, W) less the blurred grey values, divided by the local standard deviation of that difference.
+
+    Without the division one strong edge would outvote all of the grain.
+    """
+    fine = values - cv2.GaussianBlur(grey, (0, 0), sigma)
+    variance = cv2.GaussianBlur(fine * fine, (0, 0), 2 * sigma)
+    return fine / np.sqrt(variance + 0.3**2)
+
+
+def blur(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Values (h, w) float32 averaged in a Gaussian window; beyond the border the last value is repeated."""
+    return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def _noise_level(strength: np.ndarray) -> float:
+    """Standard deviation of the fine structure, given as absolute values (H, W), in the quietest tenth; at least 0.5.
+
+    It is taken from means over 8 x 8 pixels; a Gaussian's deviation is 1.25 times its mean absolute value.
+    """
+    size = (max(strength.shape[1] // 8, 1), max(strength.shape[0] // 8, 1))
+    return max(float(np.percentile(cv2.resize(strength, size, interpolation=cv2.INTER_AREA), 10)) * 1.25, 0.5)
 
 
 def _drawn_masks(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where an image is drawn and not recorded: text, bars, arrows, frames and gutters, with their surroundings.
+    """Where an image is drawn and not recorded: text, bars, arrows, frames, gutters and what lies next to them.
 
-    Either the area next to it has one colour to the bit (the first mask), or black or white begins within one pixel
-    (the second).
+    Returns:
+        Two masks (H, W) bool: where the neighbourhood has one colour, and where black or white begins within a step
+        of one pixel.
     """
     square = np.ones((3, 3), np.uint8)
     high, low = cv2.dilate(image, square), cv2.erode(image, square)
@@ -89,14 +107,12 @@ def _drawn_masks(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cv2.dilate(flat, np.ones((7, 7), np.uint8)) > 0, steps > 0
 
 
-def _one_dimensional(grey: np.ndarray, limit: float = 0.92) -> np.ndarray:
-    """Where all gradients point one way (coherence of the structure tensor): an edge fits onto every other edge."""
-    smooth = cv2.GaussianBlur(grey, (0, 0), 0.7)
+def _plain_edges(grey: np.ndarray, min_coherence: float = 0.92) -> np.ndarray:
+    """Where all gradients point the same way (coherence of the structure tensor), (H, W) bool.
+
+    Such an edge fits onto every other edge, and says nothing about a copy.
+    """
+    smooth = cv2.GaussianBlur(grey, (0, 0), SMOOTHING_SIGMA)
     gx, gy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     xx, yy, xy = (cv2.GaussianBlur(v, (0, 0), 3.0) for v in (gx * gx, gy * gy, gx * gy))
-    return np.hypot(xx - yy, 2 * xy) > limit * (xx + yy)
-
-
-def blur(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Values (h, w) float32 under a Gaussian window; beyond the edges they go on as they end."""
-    return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.hypot(xx - yy, 2 * xy) > min_coherence * (xx + yy)

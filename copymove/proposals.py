@@ -38,7 +38,7 @@ def keypoint_proposals(image_features: ImageFeatures, settings: MatchingSettings
 def object_proposals(image_features: ImageFeatures, settings: MatchingSettings) -> Candidates:
     """Pairs of objects, such as cells, that look alike."""
     points, radii = object_points(image_features.grey, 6000)
-    return polar_candidates(image_features.band, points, radii, per_point=3, min_ncc=0.8)
+    return polar_candidates(image_features.band_pass, points, radii, per_point=3, min_ncc=0.8)
 
 
 def dense_proposals(image_features: ImageFeatures, settings: MatchingSettings) -> Candidates:
@@ -48,8 +48,8 @@ def dense_proposals(image_features: ImageFeatures, settings: MatchingSettings) -
     small = radii < SMALL_RADIUS
     return concatenate_candidates(
         [
-            polar_candidates(image_features.band, points, radii, per_point=2, min_ncc=0.88),
-            polar_candidates(image_features.narrow, points[small], radii[small] * (2 / 3), per_point=2, min_ncc=0.97),
+            polar_candidates(image_features.band_pass, points, radii, per_point=2, min_ncc=0.88),
+            polar_candidates(image_features.narrow_band_pass, points[small], radii[small] * (2 / 3), per_point=2, min_ncc=0.97),
         ]
     )
 
@@ -72,7 +72,7 @@ def region_proposals(image_features: ImageFeatures, region: np.ndarray) -> list[
     groups, singles = keypoint_candidates(grey, REGION_KEYPOINTS, REGION_RATIO, mask=near)
     points, radii = blob_points(image_features.grey, (1.6, 2.3, 3.3, 4.6), 12000)
     inside = near[points[:, 1].astype(int), points[:, 0].astype(int)]
-    dense = polar_candidates(image_features.band, points[inside], radii[inside], per_point=4, min_ncc=0.7)
+    dense = polar_candidates(image_features.band_pass, points[inside], radii[inside], per_point=4, min_ncc=0.7)
     return [("keypoints", concatenate_candidates([groups, singles])), ("dense", dense)]
 
 
@@ -82,7 +82,7 @@ def further_candidates(image_features: ImageFeatures, instances: Sequence[Instan
     for instance in instances:
         other_looks = [c.target for c in instance.copies if np.abs(c.affine[:, :2] - np.eye(2)).max() > NO_TRANSLATION]
         templates += [instance.copies[0].source, *other_looks[:2]]
-    return concatenate_candidates([_places_of(image_features.band, region) for region in templates[:MAX_TEMPLATES]])
+    return concatenate_candidates([_places_of(image_features.band_pass, region) for region in templates[:MAX_TEMPLATES]])
 
 
 def _places_of(band: np.ndarray, region: Region) -> Candidates:

@@ -1,38 +1,36 @@
-"""Many candidates refined at once on small discs, compiled."""
+"""Screening: many candidates refined and compared at once, each on a small disc, compiled."""
 
 import numba
 import numpy as np
 
-from copymove.exactness import disc_exactness
+from copymove.exactness import pixel_exactness
 from copymove.geometry import invert_affine
 from copymove.image_features import LEVELS, ImageFeatures
 from copymove.lucas_kanade import refine_affine, sample_bilinear
 
-MAX_RADIUS = 24  # of the disc a candidate is screened on, in pixels
-
-
-DISC_POINTS = 120  # pixels of a disc that its exactness is judged by
-
-
-MIN_INFORMATIVE = (0.2, 0.1)  # least share of informative pixels of a disc, and of a region
-
-
-MIN_FIRST_NCC = 0.3  # correlation of the middle band on a disc below which a candidate isn't refined
-
-
-MAX_RESIDUAL_SHARE = 0.4  # share of a disc's finest structure that may be left for its exactness to be measured
+MAX_RADIUS = 24  # of the disc that a candidate is screened on, in pixels
+MIN_RADIUS = 6
+MIN_DISC_PIXELS = 60  # pixels of a disc inside the image below which its candidate isn't screened
+EXACTNESS_PIXELS = 120  # pixels of a disc that its exactness is computed from
+MAX_RESIDUAL_SHARE = 0.4  # share of a disc's finest structure that may differ for its exactness to be computed
+MIN_FIRST_NCC = 0.3  # NCC of the band-pass on a disc below which a candidate isn't refined
+MIN_REFINED_NCC = 0.5  # the same after refinement, below which it isn't compared any further
+MIN_INFORMATIVE_OF_DISC = 0.2  # least share of informative pixels of a disc
+MIN_INFORMATIVE_OF_REGION = 0.1  # the same of a region
+MIN_FINE_PIXELS = 40  # least number of informative pixels that a fine NCC is computed from
+MAX_CHANGE_OF_SCALE = 1.5  # by refinement; beyond it the map has run away from its candidate
 
 
 @numba.njit(cache=True, fastmath=True)
 def _disc(x: float, y: float, radius: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a disc inside the image; of a large one a quarter, evenly spread."""
+    """Columns and rows (n,) int64 of a disc's pixels inside the image; of a disc over 12 px every second of both."""
     r = int(radius)
     xs = np.empty((2 * r + 1) ** 2, np.int64)
     ys = np.empty((2 * r + 1) ** 2, np.int64)
     n = 0
     jx = round(x)
     jy = round(y)
-    step = 1 + (radius > 12)  # every second pixel in both directions is enough of a large disc
+    step = 1 + (radius > 12)
     for dy in range(-r, r + 1, step):
         for dx in range(-r, r + 1, step):
             if dx * dx + dy * dy <= radius * radius:
@@ -53,9 +51,19 @@ def fine_ncc(
     affine: np.ndarray,
     xs: np.ndarray,
     ys: np.ndarray,
-    share: float,
+    min_share: float,
 ) -> float:
-    """Correlation of the fine structure over the informative ones of these template pixels; -1 below a share."""
+    """NCC of the fine structure over those of the template's pixels that are informative in both partners.
+
+    Args:
+        template, partner: (H, W) float32, fine structure of the image at both resolutions.
+        informative: (H, W) uint8.
+        affine: (2, 3) float64, template pixel (x, y, 1) -> partner pixel.
+        xs, ys: (n,) int64, the template's pixels.
+        min_share: of the pixels that must be informative.
+    Returns:
+        The NCC; -1 with fewer pixels than that or than MIN_FINE_PIXELS, or without any structure.
+    """
     saa = 0.0
     sbb = 0.0
     sab = 0.0
@@ -76,22 +84,22 @@ def fine_ncc(
         sbb += b * b
         sab += a * b
         n += 1
-    if n < 40 or n < share * len(xs) or saa < 1e-6 or sbb < 1e-6:
+    if n < MIN_FINE_PIXELS or n < min_share * len(xs) or saa < 1e-6 or sbb < 1e-6:
         return -1.0
     return sab / np.sqrt(saa * sbb)
 
 
 @numba.njit(cache=True, fastmath=True)
-def _coarse_ncc(band: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> float:
-    """Correlation on every third of these pixels, before any refinement: most candidates end here."""
+def _first_ncc(band_pass: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> float:
+    """NCC of the band-pass (H, W) on every third of these pixels, before any refinement: most candidates end here."""
     n = (len(xs) + 2) // 3
     sa = sb = saa = sbb = sab = 0.0
     for k in range(n):
         x = xs[3 * k]
         y = ys[3 * k]
-        a = band[y, x]
+        a = band_pass[y, x]
         b = sample_bilinear(
-            band,
+            band_pass,
             affine[0, 0] * x + affine[0, 1] * y + affine[0, 2],
             affine[1, 0] * x + affine[1, 1] * y + affine[1, 2],
         )
@@ -106,67 +114,81 @@ def _coarse_ncc(band: np.ndarray, affine: np.ndarray, xs: np.ndarray, ys: np.nda
 
 @numba.njit(cache=True, nogil=True)
 def _screen(
-    band: np.ndarray,
-    rough: np.ndarray,
+    band_pass: np.ndarray,
+    high_pass: np.ndarray,
     fine: np.ndarray,
     informative: np.ndarray,
     affines: np.ndarray,
     centres: np.ndarray,
     radii: np.ndarray,
     steps: int,
-) -> np.ndarray:
-    """Refine every candidate in place; (n, 3): correlation of middle band and fine structure, and exactness."""
-    height, width = band.shape
-    out = np.full((len(affines), 3), -1.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refined maps (n, 2, 3) of the candidates, and their values (n, 3) as `screen_candidates` returns them."""
+    height, width = band_pass.shape
+    refined = affines.copy()
+    values = np.full((len(affines), 3), -1.0)
     for i in range(len(affines)):
         xs, ys = _disc(centres[i, 0], centres[i, 1], radii[i], height, width)
-        if len(xs) < 60:
+        if len(xs) < MIN_DISC_PIXELS:
             continue
-        if _coarse_ncc(band, affines[i], xs, ys) < MIN_FIRST_NCC:
+        if _first_ncc(band_pass, affines[i], xs, ys) < MIN_FIRST_NCC:
             continue
-        out[i, 0] = refine_affine(band, band, xs, ys, affines[i], steps, False)
-        if out[i, 0] < 0.5:
+        affine, values[i, 0] = refine_affine(band_pass, band_pass, xs, ys, affines[i], steps, False)
+        refined[i] = affine
+        if values[i, 0] < MIN_REFINED_NCC:
             continue
-        few = max(len(xs) // DISC_POINTS, 1)
-        out[i, 2] = disc_exactness(rough, affines[i], xs[::few], ys[::few], MAX_RESIDUAL_SHARE)
-        scale = np.sqrt(abs(affines[i, 0, 0] * affines[i, 1, 1] - affines[i, 0, 1] * affines[i, 1, 0]))
+        every = max(len(xs) // EXACTNESS_PIXELS, 1)
+        values[i, 2] = pixel_exactness(high_pass, affine, xs[::every], ys[::every], MAX_RESIDUAL_SHARE)
+        scale = np.sqrt(abs(affine[0, 0] * affine[1, 1] - affine[0, 1] * affine[1, 0]))
         level = 0
         while level < len(LEVELS) - 1 and scale > 0.5 * (LEVELS[level] + LEVELS[level + 1]):
             level += 1
-        out[i, 1] = fine_ncc(fine[0], fine[level], informative, affines[i], xs, ys, MIN_INFORMATIVE[0])
-    return out
+        values[i, 1] = fine_ncc(fine[0], fine[level], informative, affine, xs, ys, MIN_INFORMATIVE_OF_DISC)
+    return refined, values
 
 
 def screen_candidates(
-    canvas: ImageFeatures, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int = 12
+    image_features: ImageFeatures, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int = 12
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Refine candidates on small discs.
+    """Refine candidates on small discs, and compare them there.
+
+    Every candidate is brought into the frame of its coarser partner first, so that its scale is about 1 or more.
 
     Args:
         affines: (n, 2, 3) float64, pixel (x, y, 1) -> supposed copy.
         centres: (n, 2) float64 (x, y) of the discs, before the map.
         radii: (n,) float64 in pixels, before the map.
+        steps: of the refinement, at most.
     Returns:
-        Refined maps, centres and radii in the frame of the coarser partner (scale at least 1), and (n, 3):
-        correlations of the middle band and of the fine structure, and exactness; -1 where alignment failed.
+        Refined maps, centres and radii in that frame, and values (n, 3): NCC of the band-pass, NCC of the fine
+        structure, and exactness; each -1 where the alignment failed before it could be computed.
     """
     affines, centres, radii = affines.astype(np.float64), centres.astype(np.float64), radii.astype(np.float64)
     scales = np.sqrt(np.abs(np.linalg.det(affines[:, :, :2])))
     shrinks = scales < 1 / 1.05
-    moved = np.einsum("nij,nj->ni", affines[:, :, :2], centres) + affines[:, :, 2]
-    centres[shrinks] = moved[shrinks]
+    partners = np.einsum("nij,nj->ni", affines[:, :, :2], centres) + affines[:, :, 2]
+    centres[shrinks] = partners[shrinks]
     affines[shrinks] = invert_affine(affines[shrinks])
     radii[shrinks] *= scales[shrinks]
-    radii = np.clip(radii, 6, MAX_RADIUS)
-    before = affines.copy()
-    values = _screen(canvas.band, canvas.rough, canvas.fine, canvas.informative, affines, centres, radii, steps)
-    # A map that ran away from its candidate is not an alignment.
-    moved = np.linalg.norm(
-        np.einsum("nij,nj->ni", affines[:, :, :2] - before[:, :, :2], centres) + affines[:, :, 2] - before[:, :, 2],
-        axis=1,
+    radii = np.clip(radii, MIN_RADIUS, MAX_RADIUS)
+    refined, values = _screen(
+        image_features.band_pass,
+        image_features.high_pass,
+        image_features.fine,
+        image_features.informative,
+        affines,
+        centres,
+        radii,
+        steps,
     )
-    change = np.sqrt(
-        np.abs(np.linalg.det(affines[:, :, :2])) / np.maximum(np.abs(np.linalg.det(before[:, :, :2])), 1e-9)
-    )
-    values[(moved > 0.7 * radii + 4) | (change > 1.5) | (change < 1 / 1.5)] = -1
-    return affines, centres, radii, values
+    values[_ran_away(affines, refined, centres, radii)] = -1
+    return refined, centres, radii, values
+
+
+def _ran_away(affines: np.ndarray, refined: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Which (n,) bool of the refined maps have left their candidate: they are the alignment of something else."""
+    difference = refined - affines
+    moved = np.linalg.norm(np.einsum("nij,nj->ni", difference[:, :, :2], centres) + difference[:, :, 2], axis=1)
+    before, after = (np.abs(np.linalg.det(maps[:, :, :2])) for maps in (affines, refined))
+    change = np.sqrt(after / np.maximum(before, 1e-9))
+    return (moved > 0.7 * radii + 4) | (change > MAX_CHANGE_OF_SCALE) | (change < 1 / MAX_CHANGE_OF_SCALE)

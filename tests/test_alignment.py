@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from copymove.boundary import extend_shaded_boundary
-from copymove.exactness import MIN_DISTINCT_RATIO, NEAR_EXACT, ROUNDING, disc_exactness
+from copymove.exactness import MIN_DISTINCT_RATIO, NEAR_EXACT, ROUNDING, pixel_exactness
 from copymove.geometry import on_jpeg_grid, transform_points
 from copymove.image_features import compute_features
 from copymove.measurements import ncc_margin
@@ -46,9 +46,9 @@ def test_margin_needs_one_best_place():
 def test_screening_recovers_a_small_error():
     """A map that is off by 1.5 px and 3 degrees is brought back to the true one."""
     true = affine_map((225, 120), (400, 80), 20)
-    features = compute_features(paste(camera(), true, (225, 120), 40)[0])
+    image_features = compute_features(paste(camera(), true, (225, 120), 40)[0])
     start = affine_map((225, 120), (401.5, 79), 23)
-    refined, _, _, values = screen_candidates(features, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
+    refined, _, _, values = screen_candidates(image_features, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
     assert np.abs(refined[0, :, :2] - true[:, :2]).max() < 0.01
     assert np.abs(transform_points(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
     assert values[0, :2].min() > 0.8
@@ -57,7 +57,7 @@ def test_screening_recovers_a_small_error():
 def test_exactness_follows_its_formula():
     """Half the log of the squared difference 2 px off over that at the place, written a second time in NumPy."""
     image, _ = shaded_copy(grainy())
-    features = compute_features(image)
+    image_features = compute_features(image)
     ys, xs = (v.ravel() + o for v, o in zip(np.mgrid[:30, :30], (207, 67), strict=True))
     true = np.array([[1.0, 0, 150], [0, 1, 90]])
 
@@ -70,20 +70,20 @@ def test_exactness_follows_its_formula():
         ring = [(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if max(abs(dx), abs(dy)) == 2]
         return 0.5 * math.log(min(quartile(rough, dx, dy) for dx, dy in ring) / quartile(rough, 0, 0))
 
-    found = disc_exactness(features.rough, true, xs, ys)
-    assert found == pytest.approx(exactness(features.rough), abs=1e-3)
+    found = pixel_exactness(image_features.high_pass, true, xs, ys)
+    assert found == pytest.approx(exactness(image_features.high_pass), abs=1e-3)
     assert found > NEAR_EXACT
-    noise = np.random.default_rng(3).normal(0, 1, features.rough.shape).astype(np.float32)
+    noise = np.random.default_rng(3).normal(0, 1, image_features.high_pass.shape).astype(np.float32)
     for strength, distinct in ((2.0, True), (4.0, False)):  # an exactness under 0.39 counts as 0
-        noisy = features.rough + strength * noise
+        noisy = image_features.high_pass + strength * noise
         expected = exactness(noisy)
         assert distinct == (expected > 0.5 * math.log(MIN_DISTINCT_RATIO)) and 0.1 < expected < 1
-        assert disc_exactness(noisy, true, xs, ys) == (pytest.approx(expected, abs=1e-3) if distinct else 0)
+        assert pixel_exactness(noisy, true, xs, ys) == (pytest.approx(expected, abs=1e-3) if distinct else 0)
     turned = affine_map((82, 222), (232, 312), degrees=4)
-    assert disc_exactness(features.rough, turned, xs, ys) == 0  # resampled
-    assert disc_exactness(features.rough, true + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
-    features.rough[ys, xs] = np.nan
-    assert disc_exactness(features.rough, true, xs, ys) == 0  # drawn
+    assert pixel_exactness(image_features.high_pass, turned, xs, ys) == 0  # resampled
+    assert pixel_exactness(image_features.high_pass, true + np.array([[0, 0, 9], [0, 0, 5]]), xs, ys) == 0  # no copy
+    image_features.high_pass[ys, xs] = np.nan
+    assert pixel_exactness(image_features.high_pass, true, xs, ys) == 0  # drawn
 
 
 def test_equal_arrows_are_not_exact():
@@ -92,10 +92,10 @@ def test_equal_arrows_are_not_exact():
     image = np.repeat(rng.integers(4, 8, (120, 200, 1)), 3, axis=2).astype(np.uint8)
     for x in (30, 130):
         cv2.arrowedLine(image, (x, 50), (x + 12, 64), (255, 255, 255), 2, tipLength=0.5)
-    features = compute_features(image)
-    assert np.isnan(features.rough[image[..., 0] == 255]).all()
+    image_features = compute_features(image)
+    assert np.isnan(image_features.high_pass[image[..., 0] == 255]).all()
     shift = np.array([[[1.0, 0, 100], [0, 1, 0]]])
-    *_, values = screen_candidates(features, shift, np.array([[36.0, 57.0]]), np.array([12.0]))
+    *_, values = screen_candidates(image_features, shift, np.array([[36.0, 57.0]]), np.array([12.0]))
     assert values[0, 0] > 0.9 and values[0, 2] < NEAR_EXACT
 
 

@@ -1,5 +1,7 @@
 """Gutters of composed figures are found as they were drawn, and no finding crosses them."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ import skimage.data
 
 from config import MatchingSettings
 from copymove.detect import detect_copies
-from copymove.growth import _agreeing_component
+from copymove.growth import grow_region
 from copymove.image_features import compute_features
 from copymove.panels import find_gutters
 from copymove.warping import aligned_pair
+from tests.scenes import f1, jpeg
 
 
 def figure(panels, columns, gap, colour) -> tuple[np.ndarray, np.ndarray]:
@@ -39,16 +42,12 @@ def cells(seed, size=(74, 56), base=10) -> np.ndarray:
     return np.clip(cv2.GaussianBlur(panel, (0, 0), 0.9) + rng.normal(0, 0.7, size), 0, 255).astype(np.uint8)
 
 
-def jpeg(grey, quality) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
-
-
 @pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("gap", [2, 7])
-def test_gutters_are_those_that_were_drawn(colour, gap):
+def test_gutters_are_found_as_drawn(colour, gap):
+    """To the pixel, white or black; in a JPEG they still separate the panels and take nothing from their inside."""
     grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(6)], 3, gap, colour)
     assert np.array_equal(find_gutters(grey), gutters)
-    # Saved as JPEG the gutters are still cut through, and the panels are whole but for what runs over their edge.
     saved = find_gutters(jpeg(grey, 75))
     inside = cv2.erode((~gutters).astype(np.uint8), np.ones((5, 5))) > 0
     _, labels = cv2.connectedComponents((~saved).astype(np.uint8), connectivity=4)
@@ -56,26 +55,30 @@ def test_gutters_are_those_that_were_drawn(colour, gap):
     assert len(np.unique(labels[inside])) == 6
 
 
-def test_dark_panels_between_black_gutters():
+def test_black_gutters_beside_dark_panels():
+    """Gutters of grey level 0 are told from panels whose ground has 14."""
     grey, gutters = figure([cells(k, base=14) for k in range(6)], 3, 4, 0)
     assert np.array_equal(find_gutters(grey), gutters)
 
 
-def test_gutters_beside_dark_panels_may_be_blurred():
+def test_blurred_gutters_are_found():
+    """Even where the blurred line between a black gutter and a dark panel is neither."""
     panel = np.full((50, 60), 9, np.uint8)
-    panel[:, ::12] = panel[:, 1::12] = 255  # bright things run into the edge: a blurred line there is neither
+    panel[:, ::12] = panel[:, 1::12] = 255  # bright things run into the edge
     grey, gutters = figure([panel] * 4, 2, 9, 0)
     _, labels = cv2.connectedComponents((~find_gutters(cv2.GaussianBlur(grey, (0, 0), 1.2))).astype(np.uint8))
     assert len(np.setdiff1d(labels[~gutters], [0])) == 4
 
 
-def test_a_thin_arrow_may_cross_a_gutter():
+def test_arrows_may_cross_gutters():
+    """A gutter is still one with a few dark pixels in it."""
     grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
     cv2.line(grey, (60, 60), (75, 80), 0, 2)
     assert np.array_equal(find_gutters(grey), gutters)
 
 
-def test_a_panel_beside_two_in_a_column_over_a_wide_one():
+def test_nested_layouts_are_cut():
+    """A panel beside a column of two, above a wide one: rows and columns are cut in turn."""
     camera = skimage.data.camera()
     column, inner = figure([camera[:60, :80], camera[200:260, :80]], 1, 4, 255)
     upper = np.hstack([column, camera[100 : 100 + len(column), 200:300]])
@@ -88,11 +91,13 @@ def test_a_panel_beside_two_in_a_column_over_a_wide_one():
 
 
 @pytest.mark.parametrize("name", ["camera", "moon", "coins", "text", "page", "cell"])
-def test_a_image_of_one_panel_has_no_gutters(name):
+def test_single_panels_have_no_gutters(name):
+    """Photographs, micrographs and pages of text are one panel."""
     assert not find_gutters(getattr(skimage.data, name)()).any()
 
 
-def test_an_empty_background_is_no_gutter():
+def test_empty_background_is_no_gutter():
+    """Not black around cells, not between cells on black, not in an image without anything."""
     assert not find_gutters(np.pad(cells(0, base=0), 20)).any()  # black to the last row beside the cells
     cell = cv2.circle(np.zeros((80, 80), np.uint8), (40, 40), 25, 150, -1)
     assert not find_gutters(np.vstack([cell, cell])).any()
@@ -101,25 +106,37 @@ def test_an_empty_background_is_no_gutter():
 
 
 def test_lines_of_text_are_no_panels():
+    """They are narrower than a panel."""
     page = np.full((200, 260), 255, np.uint8)
     for y in range(20, 200, 20):
         cv2.rectangle(page, (10, y), (250, y + 11), 90, -1)
     assert not find_gutters(page).any()
 
 
-def test_no_gutter_is_part_of_a_pair_and_closing_bridges_none():
+def test_pairs_leave_gutters_out():
+    """A pixel is valid where neither it nor its partner lies in a gutter."""
     grey, gutters = figure([skimage.data.camera()[k * 60 : k * 60 + 60, 100:180] for k in range(4)], 2, 6, 255)
-    canvas = compute_features(np.repeat(grey[..., None], 3, axis=2))
+    image_features = compute_features(np.repeat(grey[..., None], 3, axis=2))
     affine, box = np.array([[1.0, 0, 40], [0, 1, 30]]), (0, 0, 100, 90)
-    _, _, valid = aligned_pair(canvas, affine, box)
+    _, _, valid = aligned_pair(image_features, affine, box)
     assert np.array_equal(valid, ~(gutters[:90, :100] | gutters[30:120, 40:140]))
-    apart = np.ones((40, 40), bool)
-    apart[:, 20:22] = False
-    local = np.where(apart, 0.9, -1).astype(np.float32)
-    assert np.array_equal(_agreeing_component(local, apart, (10, 20), 6, 0.6), np.indices((40, 40))[1] < 20)
 
 
-def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
+def test_growth_stops_at_gutters():
+    """A row of two panels shown again below: the region ends at the thin gutter that it would otherwise cross."""
+    texture = skimage.data.camera()[100:160, 150:310]
+    row = np.hstack([texture[:, :80], np.full((60, 2), 255, np.uint8), texture[:, 80:]])
+    grey = np.vstack([row, np.full((2, row.shape[1]), 255, np.uint8), row])
+    image_features = compute_features(np.repeat(grey[..., None], 3, axis=2))
+    assert image_features.gutters[:, 80:82].all()
+    for known, ends in ((image_features, True), (dataclasses.replace(image_features, gutters=None), False)):
+        grown = grow_region(known, np.array([[1.0, 0, 0], [0, 1, 62]]), np.array([40.0, 30.0]), 12.0, 0.25)
+        right = np.flatnonzero(grown.region.any(axis=0)).max() + grown.box[0]
+        assert 70 < right < 80 if ends else right > 90
+
+
+def test_repeated_panels_are_found_without_gutters(monkeypatch):
+    """A panel shown twice is found; if gutters counted, the equal rows would be one region that repeats."""
     panels = [cells(k) for k in range(16)]
     panels[4] = panels[0]
     grey, gutters = figure(panels, 4, 5, 255)
@@ -127,8 +144,7 @@ def test_a_panel_shown_twice_is_found_and_the_gutters_are_not(monkeypatch):
     truth = np.zeros(grey.shape, bool)
     truth[5:79, 5:61] = truth[84:158, 5:61] = True
     (instance,) = detect_copies(image, MatchingSettings()).instances
-    assert 2 * (instance.mask & truth).sum() > 0.85 * (instance.mask.sum() + truth.sum())
+    assert f1(instance.mask, truth) > 0.85
     assert (instance.mask & gutters).sum() < 0.02 * instance.mask.sum()
-    # The gutters of equal rows agree as well: a region that may grow across them is the whole figure's.
-    monkeypatch.setattr(alignment, "find_gutters", lambda grey: np.zeros(grey.shape, bool))
+    monkeypatch.setattr("copymove.image_features.find_gutters", lambda grey: np.zeros(grey.shape, bool))
     assert not detect_copies(image, MatchingSettings()).instances
