@@ -49,7 +49,9 @@ def dense_proposals(image_features: ImageFeatures, settings: MatchingSettings) -
     return concatenate_candidates(
         [
             polar_candidates(image_features.band_pass, points, radii, per_point=2, min_ncc=0.88),
-            polar_candidates(image_features.narrow_band_pass, points[small], radii[small] * (2 / 3), per_point=2, min_ncc=0.97),
+            polar_candidates(
+                image_features.narrow_band_pass, points[small], radii[small] * (2 / 3), per_point=2, min_ncc=0.97
+            ),
         ]
     )
 
@@ -82,7 +84,8 @@ def further_candidates(image_features: ImageFeatures, instances: Sequence[Instan
     for instance in instances:
         other_looks = [c.target for c in instance.copies if np.abs(c.affine[:, :2] - np.eye(2)).max() > NO_TRANSLATION]
         templates += [instance.copies[0].source, *other_looks[:2]]
-    return concatenate_candidates([_places_of(image_features.band_pass, region) for region in templates[:MAX_TEMPLATES]])
+    band_pass = image_features.band_pass
+    return concatenate_candidates([_places_of(band_pass, region) for region in templates[:MAX_TEMPLATES]])
 
 
 def _places_of(band: np.ndarray, region: Region) -> Candidates:
