@@ -26,6 +26,11 @@ from copymove.warping import aligned_pair, fine_pair, resolution_level
 Box = tuple[int, int, int, int]  # a window of the image: left, top, right, bottom
 
 MAX_GROWTH_STEPS = 8  # times that the window doubles or the map is refined
+SETTLED = 0.7  # pixels that a refinement moves a corner of the window at most for the map to count as settled
+MIN_REFINED_PIXELS = 60  # of a region's inside, to refine the map on it
+MIN_AFFINE_PIXELS = 300  # of the same, to refine all six parameters and not shift, rotation and scale only
+REFINEMENT_STEPS = 15
+MIN_REFINED_NCC = 0.2  # NCC after refinement below which the map stays as it was
 INTEGER_EXACTNESS = 0.7  # exactness from which a copy was not resampled: its map is rounded to whole pixels
 SMALL_EDGE_NCC = 0.55  # least mean of plain and fine local NCC on the outline of a small region
 LARGE_EDGE_NCC = 0.45  # the same of a region over LARGE_AREA, beside which chance agreement weighs less
@@ -79,7 +84,7 @@ def grow_region(
         moved = _largest_move(affine, refined, box)
         affine = refined
         touches = _touches_window(region, box, image_features.shape)
-        if not touches and moved < 0.7:
+        if not touches and moved < SETTLED:
             break
         if touches:
             half *= 2
@@ -125,14 +130,15 @@ def _agreeing_component(
 def _refine_on_region(image_features: ImageFeatures, affine: np.ndarray, region: np.ndarray, box: Box) -> np.ndarray:
     """Map refined on a region's inside: at its edge the band-pass mixes in what lies outside."""
     ys, xs = np.nonzero(erode_keeping(region, 150))
-    if len(xs) < 60:
+    if len(xs) < MIN_REFINED_PIXELS:
         return affine
     if len(xs) > MAX_POINTS:
         keep = np.linspace(0, len(xs) - 1, MAX_POINTS).astype(int)
         xs, ys = xs[keep], ys[keep]
     band_pass = image_features.narrow_band_pass
-    refined, ncc = refine_affine(band_pass, band_pass, xs + box[0], ys + box[1], affine, 15, len(xs) > 300)
-    return refined if ncc > 0.2 else affine
+    full = len(xs) > MIN_AFFINE_PIXELS
+    refined, ncc = refine_affine(band_pass, band_pass, xs + box[0], ys + box[1], affine, REFINEMENT_STEPS, full)
+    return refined if ncc > MIN_REFINED_NCC else affine
 
 
 def _largest_move(affine: np.ndarray, other: np.ndarray, box: Box) -> float:
@@ -168,15 +174,24 @@ def _fine_structure_agrees(
 def _crop_with_margin(region: np.ndarray, box: Box, margin: int, shape: tuple[int, int]) -> tuple[np.ndarray, Box]:
     """A region and its window, cut or widened to `margin` pixels around the region, inside the image (H, W)."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    y0, y1 = max(box[1] + int(rows[0]) - margin, 0), min(box[1] + int(rows[-1]) + 1 + margin, shape[0])
-    x0, x1 = max(box[0] + int(columns[0]) - margin, 0), min(box[0] + int(columns[-1]) + 1 + margin, shape[1])
-    inside = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    window = box[0] + int(columns[0]), box[1] + int(rows[0]), box[0] + int(columns[-1]) + 1, box[1] + int(rows[-1]) + 1
-    return _place(inside, window, (x0, y0, x1, y1)), (x0, y0, x1, y1)
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    tight = box[0] + left, box[1] + top, box[0] + right, box[1] + bottom
+    wide = _widen(tight, margin, shape)
+    return _place(region[top:bottom, left:right], tight, wide), wide
+
+
+def _widen(box: Box, margin: int, shape: tuple[int, int]) -> Box:
+    """The window with `margin` more pixels on each side, cut at the image's border."""
+    return (
+        max(box[0] - margin, 0),
+        max(box[1] - margin, 0),
+        min(box[2] + margin, shape[1]),
+        min(box[3] + margin, shape[0]),
+    )
 
 
 def _place(region: np.ndarray, box: Box, larger: Box) -> np.ndarray:
-    """A region of one window in a larger window, (h, w) bool."""
+    """The region (h, w) bool of one window in a larger window."""
     placed = np.zeros((larger[3] - larger[1], larger[2] - larger[0]), bool)
     placed[box[1] - larger[1] : box[3] - larger[1], box[0] - larger[0] : box[2] - larger[0]] = region
     return placed
@@ -188,19 +203,13 @@ def _redraw_region(
     """The region drawn with a sharper window than it grew with, and a window with room for it.
 
     It consists of the parts that agree, and of what lies between them where the grey values fit: a copied rectangle of
-    dark background and cells agrees on the cells only. The old region where the new one would be less than a quarter
-    of it.
+    dark background and cells agrees on the cells only. The old region is kept where the new one would be less than a
+    quarter of it.
     """
     height, width = region.shape
     # Further for a large region than for a cell.
     join = int(np.clip(0.5 * np.sqrt(region.sum()), MIN_JOIN_REACH, MAX_JOIN_REACH))
-    reach = max(join, height // 2, width // 2)
-    larger = (
-        max(box[0] - reach, 0),
-        max(box[1] - reach, 0),
-        min(box[2] + reach, image_features.shape[1]),
-        min(box[3] + reach, image_features.shape[0]),
-    )
+    larger = _widen(box, max(join, height // 2, width // 2), image_features.shape)
     region = _place(region, box, larger)
     template, partner, valid = aligned_pair(image_features, affine, larger)
     fine_a, fine_b = fine_pair(image_features, affine, larger)

@@ -19,10 +19,10 @@ MIDDLE_SIGMAS = (0.8, 2.5)  # between which the middle band lies, in pixels
 
 @dataclass(frozen=True)
 class PairMeasurements:
-    """A verified pair in the frame of its coarser partner (the template).
+    """Measures of an aligned pair, in the frame of its coarser partner (the template).
 
-    NCC is normalised cross-correlation, in [-1, 1]. The core is the region without its edge, its compared pixels are
-    those where both partners are informative.
+    NCC is normalised cross-correlation, in [-1, 1]. The core is the region without its edge; the compared pixels are
+    those of the core where both partners are informative.
     """
 
     affine: np.ndarray  # (2, 3): template pixel (x, y, 1) -> partner pixel
@@ -31,7 +31,7 @@ class PairMeasurements:
     mask: np.ndarray  # (h, w) bool: the template's region in that window, its boundary sharpened
     fine_ncc: float  # NCC of the fine structure over the compared pixels
     grain_ncc: float  # the same of the grain: noise, which only a copy shares
-    fine_ncc_p80: float  # local NCC of the fine structure that a fifth of the region exceeds: it may be too wide
+    fine_ncc_p80: float  # 80th percentile of the local fine NCC: a region that is too wide hardly lowers it
     grain_ncc_p80: float  # the same of the grain
     band_ncc: float  # NCC of the band-pass over the core
     local_ncc: float  # median over the core of the local NCC of the grey values
