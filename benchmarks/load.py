@@ -155,7 +155,7 @@ def resume_many_lines(count: int, out: Path, checks: Checks) -> None:
     folder, run = out / "last", out / "lines"
     lines = run / "predictions.jsonl"
     write_images(folder, 2)
-    (second := folder / "00001.png").rename(out / second.name)
+    (second := folder / "00000.png").rename(out / second.name)  # has a finding; the line of the other one is short
     process = ScriptProcess(*prediction_command(folder, run))
     wait_until(lambda: lines.exists() and lines.read_bytes().endswith(b"\n"), process)
     start_up = processor_seconds(process.pid)  # of a run without earlier lines
