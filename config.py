@@ -1,8 +1,9 @@
 """Every setting of the project, once: frozen dataclasses from which the command line is made.
 
-The text after each field is its help: meaning, unit, limits. A script's settings are one class (`TrainSettings`,
-`TuningSettings`, ...) made of the groups it needs. `runtime/command_line.py` turns a class into a command line and into
-JSON. Nothing heavy is imported here, so that `--help` answers at once.
+The comment after each field is its help: meaning, unit, allowed values, and what a larger or smaller one does. The
+settings of a script are one class (`TrainSettings`, `TuningSettings`, ...), made of the groups that it needs.
+`runtime/command_line.py` turns a class into a command line and into JSON. Nothing heavy is imported here, so that
+`--help` answers at once.
 """
 
 import os
@@ -13,8 +14,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, subcommand
 
-PATCH = 14  # side of a DINOv2 patch in pixels: one cell of the embedding grid
-WEIGHTS = Path(__file__).resolve().parent / "weights"  # what ships
+PATCH = 14  # side in pixels of a DINOv2 patch, which is one cell of the embedding grid
+WEIGHTS = Path(__file__).resolve().parent / "weights"  # the weights that come with the project
 EMBEDDED_BACKBONE = WEIGHTS  # what `--backbone embedded` means
 
 # A field's help is the comment on its line, however long: no formatting here.
@@ -25,64 +26,63 @@ EMBEDDED_BACKBONE = WEIGHTS  # what `--backbone embedded` means
 class DataSettings:
     """Images: where they are and how they are read."""
 
-    data: Path  # folder of images: Recod.ai/LUC (train_images/, train_masks/) or authentic/, forged/, masks/
-    skip_unreadable: bool = False  # leave out images that cannot be read (counted and named) instead of stopping
-    max_megapixels: float = 200.0  # refuse larger images by their header, before decoding, in megapixels
+    data: Path  # folder of images, in one of two layouts: Recod.ai/LUC (train_images/, train_masks/, ...) or authentic/, forged/ and masks/
+    skip_unreadable: bool = False  # leave out images that cannot be read, and name them, instead of stopping at the first one
+    max_megapixels: float = 200.0  # refuse larger images before decoding them, in megapixels; raise it where there is memory enough for larger ones
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How base images are split; an image and all that was made from it fall into the same part."""
+    """How the base images are split. An image and all that was made from it fall into the same part."""
 
-    val_fraction: float = 0.15  # share of the base images kept for validation and tuning, 0 to 1
-    test_fraction: float = 0.15  # share of the base images kept for the test, 0 to 1
-    split_seed: int = 0  # seed of the split; the same seed and folder always give the same split
+    val_fraction: float = 0.15  # share of the base images for validation and tuning, 0 to 1; more makes their scores steadier and leaves less to train on
+    test_fraction: float = 0.15  # share of the base images for the test, 0 to 1; more makes its scores steadier and leaves less to train on
+    split_seed: int = 0  # seed of the split, any whole number; the same seed and folder always give the same split
 
 
 @dataclass(frozen=True)
 class LoaderSettings:
     """How images reach the training loop."""
 
-    num_workers: int = 2  # loader processes per rank; 0 reads in the main process
-    cache: Path | None = None  # folder for decoded, letterboxed images, so that an epoch is not bound by decoding
-    cache_gb: float = 20.0  # largest size of that folder in GB; images beyond it are decoded each time
-    augment: bool = True  # flips, rotation, blur, JPEG, noise, colour
-    label_coverage: float = 0.5  # least share of a cell that a content covers for the cell to take its label, over 0 to 1
-    synthesis_probability: float = 0.0  # share of authentic training images turned into forgeries on the fly, 0 to 1
+    num_workers: int = 2  # processes per rank that prepare images; more keep a fast GPU busy and take more memory, 0 prepares them in the main process
+    cache: Path | None = None  # folder that keeps the decoded images at the model's input size, so that later epochs need not decode them again; no cache when not given
+    cache_gb: float = 20.0  # largest size of the cache in GB (10^9 bytes); images beyond it are decoded in each epoch
+    augment: bool = True  # change each training image at random: flips, rotation, blur, JPEG, noise, colour
+    label_coverage: float = 0.5  # share of a cell that an instance must cover for the cell to take its label, over 0 to 1; smaller labels more cells at its edge
+    synthesis_probability: float = 0.0  # share of the authentic training images that are turned into forgeries on the fly, 0 to 1; 0 trains on the given forgeries alone
 
 
-# object: a cell or a band along its outline; panel: a panel or a part of one, in composed figures only
 ContentKind = Literal["object", "blob", "ellipse", "rectangle", "polygon", "panel"]
-CopyTransform = Literal["rotation", "right-angle", "scale", "mirror", "recolour"]  # recolour: brightness and contrast
+CopyTransform = Literal["rotation", "right-angle", "scale", "mirror", "recolour"]
 CopyBlending = Literal["hard", "feathered", "poisson"]
 Degradation = Literal["jpeg", "noise", "blur", "resize"]
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Write the images that scikit-image and scikit-learn carry."""
+    """Write the images that scikit-image and scikit-learn carry in their packages."""
 
-    out: Positional[Path]  # folder to write them into
+    out: Positional[Path]  # folder to write them into; it is made where it is missing
 
 
 @dataclass(frozen=True)
 class SynthesisSettings:
     """What forgeries are made of. Shares follow the Recod.ai/LUC training images."""
 
-    max_contents: int = 3  # most duplicated contents in one image, 1 to 4
-    max_copies: int = 4  # most copies of one content, its source not counted, 1 to 4
-    min_copy_pixels: int = 16  # smallest side of a source or copy in the finished image, in pixels
-    max_copy_pixels: int | None = None  # largest such side in pixels; free when not given
-    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied; panel: in composed figures only
-    transform_probability: float = 0.6  # share of copies that are rotated, scaled, mirrored or recoloured
-    copy_transforms: tuple[CopyTransform, ...] = typing.get_args(CopyTransform)  # changes of those, at least one each
-    min_scale: float = 0.5  # smallest side of a scaled copy against its source
-    max_scale: float = 2.0  # largest side of a scaled copy against its source
-    copy_blendings: tuple[CopyBlending, ...] = typing.get_args(CopyBlending)  # how copies are pasted
-    panel_probability: float = 0.3  # share of images composed of panels with labels, arrows and scale bars
-    degrade_probability: float = 0.5  # share of finished images that get JPEG, noise, blur or a resize
-    degradations: tuple[Degradation, ...] = typing.get_args(Degradation)  # what those may get, at least one each
-    min_jpeg_quality: int = 60  # lowest JPEG quality of a degraded image, 1 to 100
+    max_contents: int = 3  # most contents that are duplicated in one image, 1 to 4
+    max_copies: int = 4  # most copies of one content beside its source, 1 to 4
+    min_copy_pixels: int = 16  # shortest side of a source or a copy in the finished image, in pixels; smaller makes forgeries that are harder to find
+    max_copy_pixels: int | None = None  # longest side of a source or a copy in the finished image, in pixels; as large as the image allows when not given
+    content_kinds: tuple[ContentKind, ...] = typing.get_args(ContentKind)  # what may be copied: object is a cell or a band along its outline; panel, a panel or a part of one, is found in composed figures only
+    transform_probability: float = 0.6  # share of the copies that are changed before they are pasted, 0 to 1; 0 pastes them as they are
+    copy_transforms: tuple[CopyTransform, ...] = typing.get_args(CopyTransform)  # what may change those copies, at least one each; recolour changes brightness and contrast
+    min_scale: float = 0.5  # smallest scale of a copy against its source, over 0; 0.5 halves it
+    max_scale: float = 2.0  # largest scale of a copy against its source; 2 doubles it
+    copy_blendings: tuple[CopyBlending, ...] = typing.get_args(CopyBlending)  # how copies are pasted: with a hard edge, with a soft one, or by Poisson blending, which takes on the new place's brightness
+    panel_probability: float = 0.3  # share of the images that are composed of several panels with labels, arrows and scale bars, 0 to 1
+    degrade_probability: float = 0.5  # share of the finished images that are degraded as by publishing, 0 to 1; more makes forgeries that are harder to find
+    degradations: tuple[Degradation, ...] = typing.get_args(Degradation)  # what may degrade those images, at least one each
+    min_jpeg_quality: int = 60  # lowest JPEG quality of a degraded image, 1 to 100; lower leaves less of a copy's fine structure
     max_jpeg_quality: int = 95  # highest JPEG quality of a degraded image, 1 to 100
 
 
@@ -91,14 +91,14 @@ class SynthesizeSettings:
     """Make forgeries with exact masks out of a folder of authentic images."""
 
     authentic: Path  # folder of authentic images, searched recursively
-    out: Path  # folder to make: authentic/, forged/, masks/; must hold no other run unless --resume
+    out: Path  # folder to make: authentic/, forged/, masks/; it must hold no other run unless --resume
     count: int = 2000  # forged images to make
     authentic_count: int | None = None  # authentic images to write beside them; as many as forged ones when not given
-    seed: int = 0  # the same seed, folder and settings give the same files
-    num_workers: int = os.cpu_count() or 1  # processes that make images side by side
-    group_size: int = 4  # images from one folder that may meet in one composed figure; they share `base` in the JSON, so that one split takes them all
-    skip_unreadable: bool = False  # leave out images that cannot be read (counted and named) instead of stopping
-    resume: bool = False  # go on with the run in OUT, which was stopped
+    seed: int = 0  # any whole number; the same seed, folder and settings give the same files
+    num_workers: int = os.cpu_count() or 1  # processes that make images at the same time; all processor cores unless given
+    group_size: int = 4  # images of one folder that may meet in one composed figure; the JSON names them as one `base`, so that all fall into the same split
+    skip_unreadable: bool = False  # leave out images that cannot be read, and name them, instead of stopping at the first one
+    resume: bool = False  # go on with the run in OUT that was stopped
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
 
 
@@ -106,17 +106,17 @@ class SynthesizeSettings:
 class ModelSettings:
     """Backbone and head."""
 
-    backbone: str = "facebook/dinov2-base"  # hub name, local folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small one that ships
-    image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; the grid has side / 14 cells
-    preset: Literal["mlp", "self-correlation", "patch-correlation"] = "mlp"  # what the head sees of a cell: its token; its token and where in the image similar tokens stand; its token and where its pixels stand again
-    neighbours: int = 6  # preset self-correlation: most similar cells that are looked at for each cell
-    exclusion: int = 2  # both presets with correlation: cells this near are no match, in cells (the larger of rows and columns)
-    correlation_width: int = 48  # both presets with correlation: channels of the two convolutions over the similarities
-    head_widths: tuple[int, ...] = (1024, 768)  # hidden widths of the MLP head
-    embedding_size: int = 512  # length of the unit vector of each cell
-    unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU
-    compile: bool = False  # torch.compile of the backbone's blocks; a minute at the start
+    backbone: str = "facebook/dinov2-base"  # name on the Hugging Face hub, folder in that format, official dinov2_vit*14_pretrain.pth file, or `embedded`: the small backbone in weights/
+    image_size: int = 462  # side of the model's square input in pixels, a multiple of 14; larger shows smaller copies and costs memory and time by the square
+    preset: Literal["mlp", "self-correlation", "patch-correlation"] = "mlp"  # what the head sees of a cell. mlp: its token. self-correlation: also where in the image similar tokens are. patch-correlation: also where the same pixels are again
+    neighbours: int = 6  # preset self-correlation: number of most similar cells that are looked at for each cell
+    exclusion: int = 2  # presets with correlation: cells as near as this are no match, counted in cells along the farther axis
+    correlation_width: int = 48  # presets with correlation: channels of the two convolutions over the similarities; more can learn more and take longer
+    head_widths: tuple[int, ...] = (1024, 768)  # widths of the hidden layers of the MLP head; wider ones can learn more and overfit sooner
+    embedding_size: int = 512  # length of the unit vector that describes a cell; longer can hold more and takes more memory
+    unfreeze_blocks: int = 0  # last blocks of the backbone that are trained too; 0 keeps it frozen, each block more takes memory and needs more data
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # mixed precision. auto: bf16 or fp16 on a GPU, off on a CPU; off is slower and the most exact
+    compile: bool = False  # compile the backbone with torch.compile: a minute at the start, faster steps on a GPU
 
     @property
     def grid_size(self) -> int:
@@ -128,28 +128,28 @@ class ModelSettings:
 class LossSettings:
     """Weighted sum of the three losses of losses.py."""
 
-    supcon_weight: float = 1.2  # weight of the supervised contrastive loss
-    separation_weight: float = 1.0  # weight of the separation loss
-    uniformity_weight: float = 0.5  # weight of the uniformity loss
-    class_balanced: bool = False  # supervised contrastive loss: mean over labels of the mean over a label's cells, instead of the mean over all cells
-    temperature: float = 0.07  # of the supervised contrastive loss
-    separation_margin: float = 2.0  # distance between centroids under which they repel; 2 is the unit sphere's diameter, so this hinge never closes
-    uniformity_margin: float = 0.1  # mean squared distance to the centroid above which a label's cells are pulled in
+    supcon_weight: float = 1.2  # weight of the supervised contrastive loss, which pulls the cells of one label together and apart from the others; 0 leaves it out
+    separation_weight: float = 1.0  # weight of the separation loss, which pushes the centroids of different labels apart; 0 leaves it out
+    uniformity_weight: float = 0.5  # weight of the uniformity loss, which pulls cells towards their label's centroid; 0 leaves it out
+    class_balanced: bool = False  # supervised contrastive loss: give every label of an image the same weight, instead of every cell, of which most are background
+    temperature: float = 0.07  # temperature of the supervised contrastive loss, over 0; smaller puts more weight on the hardest pairs of cells
+    separation_margin: float = 2.0  # distance below which two centroids repel each other, 0 to 2; at 2, the diameter of the unit sphere, all always do
+    uniformity_margin: float = 0.1  # mean squared distance from the centroid above which a label's cells are pulled in, 0 to 1; larger leaves them looser
 
 
 @dataclass(frozen=True)
 class ClusteringSettings:
-    """The cascade. Distances are cosine distances, 0 to 2."""
+    """The cascade of clusterings. Distances are cosine distances, 0 to 2; defaults are those of the method."""
 
-    min_cluster_size: int = 15  # strict HDBSCAN: smallest cluster in cells
-    min_samples: int = 5  # strict HDBSCAN: neighbours that make a core, in cells
-    cluster_selection_epsilon: float = 0.0  # strict HDBSCAN: clusters nearer than this are not split (Euclidean)
-    candidate_distance: float = 0.5  # least distance of a candidate's centroid from the background's
-    anomaly_threshold: float = 0.05  # an image without candidates and with a lower anomaly score is authentic
-    loose_min_cluster_size: int = 5  # loose HDBSCAN: smallest cluster in cells
-    loose_min_samples: int = 2  # loose HDBSCAN: neighbours that make a core, in cells
-    loose_candidate_distance: float = 0.2  # loose HDBSCAN: least distance of a candidate from the background
-    growth_distance: float = 0.2  # a neighbouring cell nearer than this to the core's centroid joins it
+    min_cluster_size: int = 15  # strict HDBSCAN: smallest cluster, in cells; smaller finds smaller copies and gives more false alarms
+    min_samples: int = 5  # strict HDBSCAN: neighbours that make a cell a core, in cells; larger leaves more cells out as noise
+    cluster_selection_epsilon: float = 0.0  # strict HDBSCAN: clusters nearer than this Euclidean distance are not split; larger gives fewer, larger clusters
+    candidate_distance: float = 0.5  # least distance between the centroids of a candidate and of the background; smaller finds more and gives more false alarms
+    anomaly_threshold: float = 0.05  # an image without candidates and with a lower anomaly score is authentic; smaller sends more images to the loose clustering
+    loose_min_cluster_size: int = 5  # loose HDBSCAN: smallest cluster, in cells; smaller finds smaller copies and gives more false alarms
+    loose_min_samples: int = 2  # loose HDBSCAN: neighbours that make a cell a core, in cells; larger leaves more cells out as noise
+    loose_candidate_distance: float = 0.2  # loose HDBSCAN: as --candidate-distance
+    growth_distance: float = 0.2  # a neighbouring cell that is nearer than this to the centroid of a candidate's core joins it; larger gives larger masks
     max_instances: int = 5  # most instances in one image, the best first
 
 
@@ -160,12 +160,12 @@ MatchingKind = Literal["exact", "keypoints", "objects", "dense"]
 class MatchingSettings:
     """The search for copies on the pixels."""
 
-    target_fpr: float = 0.01  # share of authentic images in which something may be found by mistake, 0.001 to 1; smaller asks for more evidence
-    search_budget: float = 30.0  # time budget for one image in seconds; the best found by then is returned and said so
-    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects, dense field
-    max_keypoints: int = 12000  # most keypoints per image, the strongest first
-    ratio_test: float = 0.8  # of a keypoint match's distance to that of the next unrelated keypoint, 0 to 1; smaller is stricter
-    max_candidates: int = 40  # most candidates per image that are aligned over their whole region
+    target_fpr: float = 0.01  # share of authentic images in which something may be found by mistake, 0.001 to 1; smaller asks for stronger evidence and misses more copies
+    search_budget: float = 30.0  # time for one image in seconds; what was found by then is reported, and that the search is not complete
+    matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects such as cells, dense field; fewer are faster and miss more
+    max_keypoints: int = 12000  # most keypoints of an image, the strongest first; more find more in large images and take longer
+    ratio_test: float = 0.8  # a keypoint match counts if its distance is below this share of that of the next unrelated keypoint, 0 to 1; smaller is stricter
+    max_candidates: int = 40  # most candidates of an image that are aligned and measured; more find more and take longer
 
 
 @dataclass(frozen=True)
@@ -221,22 +221,22 @@ class TrainSettings:
     """Train the head (and the last blocks of the backbone, if asked for)."""
 
     data: DataSettings
-    out: Path  # run folder: settings, splits, log, last.pt, best.pt; must be new unless --resume
+    out: Path  # run folder: settings, splits, log, curves, last.pt and best.pt; it must be new unless --resume
     resume: bool = False  # go on from OUT/last.pt as if the run had never stopped
-    epochs: int = 40  # passes over the training images
-    batch_size: int = 8  # images per rank and forward pass
-    gradient_accumulation_steps: int = 2  # forward passes per optimiser step
-    learning_rate: float = 1e-3  # of the head at the start; falls on a cosine per step
-    backbone_learning_rate: float = 1e-5  # of the unfrozen blocks
-    unfreeze_epoch: int = 0  # the unfrozen blocks start to learn with this epoch, counted from 0
-    min_learning_rate: float = 1e-7  # at the end of the cosine
-    weight_decay: float = 1e-4  # weight decay of AdamW
-    max_grad_norm: float = 1.0  # largest gradient norm
-    patience: int = 10  # epochs without a better validation oF1 before the run ends
-    validation_images: int | None = None  # score at most this many validation images per epoch; all when not given
-    checkpoint_seconds: float = 600.0  # also save last.pt within an epoch after this many seconds
-    cache_features: bool = False  # keep what backbone and correlation say of each image in memory, 1 MB an image at 462 px: epochs after the first are some ten times faster on a CPU; without augmentation only
-    seed: int = 0  # weights, order of the images, augmentation
+    epochs: int = 40  # most passes over the training images; the learning rate falls to its end over all of them
+    batch_size: int = 8  # images per rank and forward pass; larger is faster on a GPU and takes more memory
+    gradient_accumulation_steps: int = 2  # forward passes per optimiser step: a step sees batch size x this x ranks images
+    learning_rate: float = 1e-3  # learning rate of the head at the start, from which it falls on a cosine; too large diverges, too small learns slowly
+    backbone_learning_rate: float = 1e-5  # the same for the unfrozen blocks of the backbone; far smaller, so that they keep what they know
+    unfreeze_epoch: int = 0  # epoch, counted from 0, with which the unfrozen blocks start to learn; later gives the head time to settle
+    min_learning_rate: float = 1e-7  # learning rate at the end of the cosine
+    weight_decay: float = 1e-4  # weight decay of AdamW; larger keeps the weights smaller, against overfitting
+    max_grad_norm: float = 1.0  # gradients with a larger norm are scaled down to it; smaller makes steps more cautious
+    patience: int = 10  # the run ends after this many epochs without a better validation oF1
+    validation_images: int | None = None  # score at most this many validation images after each epoch, evenly spread; all when not given
+    checkpoint_seconds: float = 600.0  # also save last.pt within an epoch, after this many seconds; smaller loses less when a run is killed
+    cache_features: bool = False  # keep the features of the frozen backbone in memory, 1 MB an image at 462 px: later epochs are some ten times faster on a CPU; needs --no-augment
+    seed: int = 0  # seed of the initial weights, the order of the images and the augmentation, any whole number
     split: SplitSettings = field(default_factory=SplitSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -247,21 +247,21 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Teach a small backbone to know the same patch again."""
+    """Train a small backbone to recognise the same patch in two views of an image."""
 
     data: DataSettings
-    out: Path  # run folder: settings, log, curves, last.pt, backbone/; must be new unless --resume
+    out: Path  # run folder: settings, log, curves, last.pt and backbone/; it must be new unless --resume
     resume: bool = False  # go on from OUT/last.pt as if the run had never stopped
-    steps: int = 5000  # optimiser steps
-    batch_size: int = 8  # images per step; each gives two views
-    view_size: int = 238  # side of a view in pixels, a multiple of 14
-    learning_rate: float = 1e-3  # highest, after the warm-up; falls on a cosine to 0
-    warmup_steps: int = 100  # steps in which the learning rate rises
-    ramp_steps: int = 2500  # steps in which shifts, rotations and scales grow from none to their full range
-    weight_decay: float = 0.05  # weight decay of AdamW
-    temperature: float = 0.2  # of the softmax over cells at the start; it is learned too
-    checkpoint_seconds: float = 600.0  # save after this many seconds
-    seed: int = 0  # weights, choice of images, views
+    steps: int = 5000  # optimiser steps in all
+    batch_size: int = 8  # images per step, each of which gives two views; more give more pairs to tell apart and take more memory
+    view_size: int = 238  # side of a view in pixels, a multiple of 14; larger gives more cells to tell apart and takes more memory
+    learning_rate: float = 1e-3  # highest learning rate, reached after the warm-up; it falls on a cosine to 0
+    warmup_steps: int = 100  # steps in which the learning rate rises from 0 to its highest; more makes the start steadier
+    ramp_steps: int = 2500  # steps in which the shifts, rotations and scales between two views grow from none to their full range
+    weight_decay: float = 0.05  # weight decay of AdamW; larger keeps the weights smaller, against overfitting
+    temperature: float = 0.2  # temperature of the softmax over the cells at the start, over 0, learned from then on; smaller puts more weight on the hardest cells
+    checkpoint_seconds: float = 600.0  # save last.pt after this many seconds; smaller loses less when a run is killed
+    seed: int = 0  # seed of the initial weights, the choice of images and the views, any whole number
 
 
 @dataclass(frozen=True)
@@ -269,12 +269,12 @@ class TuningSettings:
     """Find the cascade's parameters on the validation split."""
 
     data: DataSettings
-    checkpoint: Path  # best.pt of a run; its validation split is what the search looks at
-    out: Path  # JSON file for the best parameters; the study, the trials and their image lie beside it
-    trials: int = 100  # parameter sets to try in all, those of an earlier, stopped search included
-    seed: int = 0  # of the search
-    target_fpr: float | None = None  # highest oF1 of the forged images with alarms in at most this share of the authentic ones, 0 to 1; highest oF1 of all when not given
-    backbone: str | None = None  # where the backbone lies, if not where it lay in training
+    checkpoint: Path  # best.pt of a run; the parameters are tuned on its validation split
+    out: Path  # JSON file for the best parameters; the study, the trials and their plot are written beside it
+    trials: int = 100  # parameter sets to try in all, those of an earlier search that was stopped included; more find better ones, ever more slowly
+    seed: int = 0  # seed of the search, any whole number
+    target_fpr: float | None = None  # most authentic images in which something is found, as a share from 0 to 1: the highest oF1 of the forged images within it is best; without it the highest oF1 of all images is
+    backbone: str | None = None  # where the backbone is, if not where it was in training
 
 
 DetectionMode = Literal["embedding", "matching", "both"]
@@ -282,15 +282,15 @@ DetectionMode = Literal["embedding", "matching", "both"]
 
 @dataclass(frozen=True)
 class TestSettings:
-    """Score detection."""
+    """Score detection on images whose truth is known, and write a submission."""
 
     data: DataSettings
-    out: Path  # folder for metrics.json, records.jsonl and submission.csv
-    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; the matching alone is scored when not given
+    out: Path  # folder for metrics.json, records.jsonl, submission.csv and report/
+    checkpoint: Path | None = None  # best.pt of a run, or `embedded`, the model in weights/; the search on the pixels alone is scored when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
-    split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as split in training; all: every image
-    modes: tuple[DetectionMode, ...] = typing.get_args(DetectionMode)  # what is scored; the submission is the last one's
-    backbone: str | None = None  # where the backbone lies, if not where it lay in training
+    split: Literal["test", "val", "train", "all"] = "test"  # part of DATA as it was split in training; all: every image, also those that were trained on
+    modes: tuple[DetectionMode, ...] = typing.get_args(DetectionMode)  # what is scored: the embedding alone, the search on the pixels alone, both joined; submission and report are those of the last one
+    backbone: str | None = None  # where the backbone is, if not where it was in training
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 
@@ -382,16 +382,16 @@ BenchmarkCommand = (
 class PredictSettings:
     """Find forgeries in images and show the evidence."""
 
-    paths: Positional[tuple[Path, ...]]  # images, folders (searched recursively), globs and PDFs
-    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; must hold no other run unless --resume
-    checkpoint: Path | None = None  # best.pt of a run, or `embedded`: the model that ships; pixel evidence alone when not given
+    paths: Positional[tuple[Path, ...]]  # images, folders (searched recursively), patterns such as 'scans/**/*.tif', and PDFs
+    out: Path  # folder for predictions.jsonl, masks/, submission.csv and report/; it must hold no other run unless --resume
+    checkpoint: Path | None = None  # best.pt of a run, or `embedded`, the model in weights/; the search on the pixels alone when not given
     clustering: Path | None = None  # JSON of tuning.py; the checkpoint's own parameters when not given
-    backbone: str | None = None  # where the backbone lies, if not where it lay in training
-    evidence_only: bool = False  # pixel evidence alone, without any model and without importing torch
-    resume: bool = False  # go on with the run in OUT: what predictions.jsonl holds is done
-    num_workers: int | None = None  # processes per rank, each with its own model; one per CPU core when not given, 0: in this process
-    image_timeout: float = 900.0  # an image that takes longer is given up and recorded, in seconds; 0: no limit
-    max_megapixels: float = 200.0  # refuse larger images by their header, before decoding, in megapixels
+    backbone: str | None = None  # where the backbone is, if not where it was in training
+    evidence_only: bool = False  # the search on the pixels alone, without any model and without importing torch
+    resume: bool = False  # go on with the run in OUT: images that have a line in predictions.jsonl are not examined again
+    num_workers: int | None = None  # processes per rank, each with a model of its own; one for each processor core when not given, 0 examines in this process
+    image_timeout: float = 900.0  # an image that takes longer, in seconds, is given up and has an error line; 0: no limit
+    max_megapixels: float = 200.0  # refuse larger images before decoding them, in megapixels; raise it where there is memory enough for larger ones
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 
