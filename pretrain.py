@@ -54,7 +54,7 @@ from views import BASE_SIZE, ViewMaker
 
 # Settings that may change when a run goes on: they do not change what is learned.
 FREE_ON_RESUME = {"resume", "out", "checkpoint_seconds"}
-FREE_ON_RESUME |= {"data.data", "data.skip_unreadable", "data.max_megapixels"}
+FREE_ON_RESUME |= {"data", "skip_unreadable", "max_megapixels"}
 CURVES = {  # panel of curves.png -> names in the log
     "loss": ("loss",),
     "share of cells that find their place": ("recall",),

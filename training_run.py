@@ -9,7 +9,7 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from checkpoints import load_checkpoint, load_model_state, model_state, save_che
 from config import TrainSettings
 from distributed import gather, sum_over_ranks
 from images.folders import ImageFile
-from runtime.command_line import from_dict, to_dict
+from runtime.command_line import changed_settings, from_dict, to_dict
 from runtime.errors import InputError
 from runtime.files import atomic_write, flush_to_disk
 from runtime.ranks import Ranks
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from model import ForgeryModel
 
 # Settings of train.py that may change when a run goes on: they do not change what is learned.
-FREE_ON_RESUME = {"resume", "out", "data.data", "data.max_megapixels", "checkpoint_seconds", "loader.num_workers"}
-FREE_ON_RESUME |= {"loader.cache", "loader.cache_gb", "cache_features"}
+FREE_ON_RESUME = {"resume", "out", "data", "max_megapixels", "checkpoint_seconds", "num_workers"}
+FREE_ON_RESUME |= {"cache", "cache_gb", "cache_features"}
 # Earlier names in a run's identity; `from_dict` knows those of the settings.
 OLD_IDENTITY_NAMES = {"step_pictures": "step_images"}
 
@@ -187,35 +187,22 @@ def remove_unfinished_files(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_same_settings(saved: dict[str, Any], now: Any, may_change: Iterable[str], last: Path) -> None:
+def check_same_settings(saved: dict[str, Any], now: Any, may_change: Collection[str], last: Path) -> None:
     """Check that a run goes on with the settings that it was started with.
 
     Args:
         saved: settings of the checkpoint, from `to_dict` of this or an earlier version. now: settings object.
-        may_change: names of settings that do not change what is learned, with a dot before those of a group.
+        may_change: names of settings that do not change what is learned.
         last: the checkpoint, for the message.
     Raises:
         InputError: others have changed; the message lists them all.
     """
     # Through the class, so that a setting that is younger than the checkpoint has its default.
-    before, after = _flatten(to_dict(from_dict(type(now), saved))), _flatten(to_dict(now))
-    changed = [
-        f"{name} was {before[name]!r}, is {after[name]!r}"
-        for name in sorted(before)
-        if before[name] != after[name] and name not in may_change
-    ]
+    changed = changed_settings(to_dict(from_dict(type(now), saved)), to_dict(now), may_change)
     if changed:
         raise InputError(
             f"{last} belongs to other settings: {'; '.join(changed)}. Give the same ones, or start a new --out"
         )
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with names such as `data.max_megapixels`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def run_identity(

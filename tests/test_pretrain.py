@@ -38,7 +38,7 @@ def test_resume_equals_never_stopped(settings, tmp_path, monkeypatch):
         assert pretrain.main(part) == 128 + signal.SIGTERM
     with pytest.raises(InputError, match="holds a run already"):
         pretrain.main(part)
-    with pytest.raises(InputError, match="other settings: seed"):
+    with pytest.raises(InputError, match="other settings: --seed"):
         pretrain.main(replace(part, resume=True, seed=3))
     assert pretrain.main(replace(part, resume=True)) == 0
     whole, resumed = (load_backbone(str(run.out / "backbone")).state_dict() for run in (settings, part))

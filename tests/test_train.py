@@ -272,7 +272,7 @@ def test_refusals(settings):
     train.main(replace(settings, epochs=1))
     with pytest.raises(InputError, match="holds a run already"):
         train.main(settings)
-    with pytest.raises(InputError, match=r"learning_rate was 0\.001, is 0\.01"):
+    with pytest.raises(InputError, match=r"--learning-rate was 0\.001, is 0\.01"):
         train.main(replace(settings, epochs=1, learning_rate=0.01, resume=True))
     with pytest.raises(InputError, match="same number of processes"):
         same = {"settings": to_dict(settings)}
