@@ -106,14 +106,15 @@ def test_sizes_stay_readable(path):
 
 def private_uses(path: Path) -> list[str]:
     """Private names of other files that a file imports or reaches through a module."""
-    tree, used = ast.parse(path.read_text()), []
-    modules = set()
+    tree, used, modules = ast.parse(path.read_text()), [], set()
+    known = {module_of(source) for source in SOURCES}
+    rooms = {room_of(module) for module in known}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and room_of(node.module or "") in {room_of(module_of(p)) for p in SOURCES}:
+        if isinstance(node, ast.ImportFrom) and room_of(node.module or "") in rooms:
             used += [f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_")]
             modules |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            modules |= {alias.asname or alias.name for alias in node.names if alias.name in map(module_of, SOURCES)}
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name in known}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             private = node.attr.startswith("_") and not node.attr.startswith("__")

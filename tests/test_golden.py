@@ -1,4 +1,4 @@
-"""Findings are those of the golden table (see golden.py), which was made before the last change of the code's structure."""
+"""Findings are those of the golden table (see golden.py), which was made before the code was moved into rooms."""
 
 import pytest
 

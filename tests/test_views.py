@@ -52,7 +52,7 @@ def test_views_agree_at_a_place(monkeypatch):
 
 
 def test_difficulty_widens_the_changes():
-    """At 0 shifts by whole cells only; at 1 rotations, scales from 0.6 to 1.6 and mirror images in half of the pairs."""
+    """At 0 shifts by whole cells only; at 1 rotations, scales of 0.6 to 1.6 and mirror images in half of the pairs."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         easy = views.random_similarity(168, rng, 0.0)
