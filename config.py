@@ -197,7 +197,7 @@ class CalibrationSettings:
 
     data: tuple[Path, ...]  # folders with forged and authentic images; all their candidates are used
     authentic: tuple[Path, ...]  # more folders, of which only the authentic images are used
-    out: Path = Path("weights/evidence.json")  # file to write
+    out: Path = WEIGHTS / "evidence.json"  # file to write
     limit: int | None = None  # at most this many forged and this many authentic images of each folder, evenly spaced
     num_workers: int = os.cpu_count() or 1  # processes that examine images side by side
 
@@ -207,7 +207,7 @@ class MaskRefinerSettings:
     """Train the network that redraws the outlines of proven copies."""
 
     data: tuple[Path, ...]  # folders made by synthesis.py, whose forgeries it learns from
-    out: Path = Path("weights/outline.onnx")  # file to write, after every epoch
+    out: Path = WEIGHTS / "outline.onnx"  # file to write, after every epoch
     limit: int | None = None  # at most this many forgeries of each folder, evenly spaced
     epochs: int = 8  # passes over the windows
     batch_size: int = 32  # windows per step

@@ -15,6 +15,7 @@ from benchmarks.accuracy import ANY_SIZE, choose_images
 from config import CalibrationSettings, MatchingSettings
 from copymove.copies import Copy
 from copymove.exact_blocks import find_exact_blocks
+from copymove.proposals import PROPOSERS
 from copymove.regions import Region
 from copymove.scoring import FEATURES
 from copymove.suppression import BESIDE, IDENTICAL_GRAIN
@@ -30,7 +31,7 @@ RISK = 0.1  # chance that a threshold's true false positive rate is higher than 
 TRUE_OVERLAP = 0.35  # least share of both regions inside one true mask for a candidate to count as true
 FALSE_OVERLAP = 0.2  # share of the source: with less overlap with all true masks a candidate counts as false
 LOSSLESS_PIXELS = 220  # identical pixels that show that an image's copies were pasted without any loss
-SEARCHES = MatchingSettings(search_budget=120.0, matching_kinds=("keypoints", "objects", "dense"))
+SEARCHES = MatchingSettings(search_budget=120.0, matching_kinds=tuple(PROPOSERS))
 
 Candidate = tuple[dict[str, float], int]  # features by name, and the label: 1 for a true copy, 0 for a look-alike
 

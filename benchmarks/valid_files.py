@@ -1,4 +1,7 @@
-"""Valid files of every format that the project reads, small, and as different as the readers distinguish."""
+"""Valid files of the formats that the robustness benchmark mutates (PNG, JPEG, TIFF, NPY, PDF, checkpoints), all small.
+
+WebP, BMP, JPEG 2000 and PPM are read, too, but are not mutated.
+"""
 
 import io
 from pathlib import Path

@@ -29,8 +29,8 @@ def local_ncc(
 ) -> np.ndarray:
     """NCC (h, w) float32 in a Gaussian window of `sigma` pixels; -1 where the pair is not valid.
 
-    The variance of the noise (its standard deviation is given, in grey levels) is added to those of both, so that the
-    NCC goes to 0 where there is no texture.
+    Half of the variance of the noise (its standard deviation is given, in grey levels) is added to those of both, so
+    that the NCC goes to 0 where there is no texture.
     """
     a, b = template - template.mean(), partner - partner.mean()
     mean_a, mean_b = blur(a, sigma), blur(b, sigma)

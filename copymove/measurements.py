@@ -37,7 +37,9 @@ class PairMeasurements:
     local_ncc: float  # median over the core of the local NCC of the grey values
     informative_pixels: int  # pixels of the region where both partners are informative
     texture: float  # standard deviation of the fine structure over the compared pixels, in grey levels
-    second_peak: float  # highest NCC of the region's middle at another offset: near `fine_ncc` for true repeats
+    second_peak: (
+        float  # highest NCC of the region's middle at another offset: near `fine_ncc` for what repeats by its nature
+    )
     ring_ncc: float  # NCC of the fine structure just outside of the region
     exactness: float  # see `pixel_exactness`; 0 where the copy was resampled or is flat
     fine_margin: float  # mean margin of the local NCC of the fine structure, 2 to 3 px off; look-alikes have none
@@ -209,7 +211,7 @@ def _local_ncc_p80(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _second_peak(template: np.ndarray, partner: np.ndarray, inside: np.ndarray) -> float:
-    """Highest NCC of the region's middle with the partner at another offset; true repeats have one near 1."""
+    """Highest NCC of the region's middle with the partner at another offset; repeats by nature have one near 1."""
     ys, xs = np.nonzero(inside)
     y, x = int(np.median(ys)), int(np.median(xs))
     half = int(min(24, max(5, 0.35 * np.sqrt(len(xs)))))

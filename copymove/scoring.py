@@ -63,7 +63,7 @@ FEATURES = {
     "local_ncc": 0,
     # Correlation of the fine structure just outside of the region.
     "ring_ncc": 0,
-    # Best correlation of the fine structure at another offset: high for edges and for true repeats.
+    # Best correlation of the fine structure at another offset: high for edges and for what repeats by its nature.
     "second_peak": -1,
     # Median correlation of the fine structure over all candidates of the same search: high where much looks alike.
     "median_ncc": -1,

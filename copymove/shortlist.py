@@ -13,7 +13,7 @@ from copymove.image_features import ImageFeatures
 from copymove.regions import points_in_mask
 from copymove.screening import MAX_RADIUS, screen_candidates
 
-MIN_BAND_NCC = 0.6  # correlation of the middle band that a candidate needs on its disc
+MIN_BAND_NCC = 0.6  # NCC of the band-pass that aligns a pair (0.7 to 6 px) that a candidate needs on its disc
 MIN_FINE_NCC = 0.25  # correlation of the fine structure that a candidate needs, unless it is near-exact
 MAX_RESCREENED = 1000  # most candidates that are also compared on the largest discs, the best first
 MIN_EXACTNESS = 0.4  # of a disc, from which a candidate also stands in the ranking by exactness

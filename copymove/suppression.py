@@ -9,12 +9,12 @@ from copymove.scoring import is_near_exact
 # Least share of the best copy's grain correlation and fine margin that another copy in the image must have:
 BESIDE = 0.7  # usually
 BESIDE_SAME = 0.4  # where it is a further copy of the best one's content
-BESIDE_TURNED = 0.3  # where it was rotated or resized, which costs some of the grain
-# How many times as much as the best copy another one may differ from its source, as a logarithm.
+BESIDE_TURNED = 0.3  # where it was rotated by no right angle, or resized, which costs some of the grain
+# Logarithm of how much more than the best copy, as a factor, another one may differ from its source (exp(1.2) is 3.3).
 BESIDE_RESIDUAL = 1.2
 # Grey levels by which an altered copy may differ from its source where the best one is bit-identical: upright, rotated.
 ALTERED_RESIDUAL = (1.0, 2.0)
-IDENTICAL_GRAIN = math.atanh(0.99)  # the feature `grain_ncc` of a bit-identical copy
+IDENTICAL_GRAIN = math.atanh(0.99)  # the feature `grain_ncc_p80` of a bit-identical copy
 
 
 def suppress_repeats(verified: Sequence[VerifiedCopy]) -> list[VerifiedCopy]:

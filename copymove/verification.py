@@ -27,9 +27,11 @@ from copymove.time_budget import TimeBudget
 from copymove.visited import VisitedTransforms
 
 MIN_MARGINS = (0.06, 0.05)  # of the fine structure and of the middle band, whatever else speaks for a copy
-MIN_AREA = 80  # least number of informative pixels of a region
+MIN_AREA = 80  # least number of pixels of a region: informative ones, or any where it is identical but for rounding
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
-MAX_SECOND_PEAK = 0.75  # of the fine correlation: what correlates more than that at another offset is a repeat
+MAX_SECOND_PEAK = (
+    0.75  # of the fine correlation, both after Fisher's transform: with more at another offset it is a repeat
+)
 NEAR_EXACT_LIKENESS = math.atanh(0.98)  # fine correlation of copies that differ by shading and rounding only
 MAX_EXACT_MAPS = 6  # most maps under which one content may be identical but for rounding: more is a pattern
 MAX_OVERLAP = 0.3  # share of a region that may lie in its own copy, before the two are taken apart
@@ -71,9 +73,9 @@ def verify_candidates(
         if grown is not None:
             visited = visited.with_region(grown.affine, *grown.box[:2], grown.region)
         progress = replace(progress, visited=visited)
-        copy = grown and verify_region(image_features, grown, part, int(part.votes[row]), screened)
-        if copy and not any(is_same_copy(known.copy, copy.copy) for known in progress.verified):
-            progress = progress.with_copy(copy)
+        found = grown and verify_region(image_features, grown, part, int(part.votes[row]), screened)
+        if found and not any(is_same_copy(known.copy, found.copy) for known in progress.verified):
+            progress = progress.with_copy(found)
     return progress
 
 

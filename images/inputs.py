@@ -1,6 +1,7 @@
 """What a user gives to be examined: files, folders, patterns and PDFs become images, each with where it came from.
 
-A further kind of file that holds images is added in `ImageSource.parts` and `ImageSource.read`.
+A further kind of document that holds images needs its ending in `SUFFIXES` and a case of its own in
+`ImageSource.holds_images`, `ImageSource.parts` and `ImageSource.read`, which know PDFs only so far.
 """
 
 import glob

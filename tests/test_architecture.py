@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("runtime", "images", "copymove", "forgery", "report", "benchmarks")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))])
 TESTS = sorted((ROOT / "tests").glob("*.py"))
-SCRIPTS = ("train", "tuning", "test", "predict", "library", "synthesis", "pretrain", "benchmark", "demo")
+SCRIPTS = ("train", "tuning", "test", "predict", "synthesis", "pretrain", "benchmark", "demo")
 # What a room or a file at the top may import; `config`, `runtime` and itself always.
 MAY_IMPORT = {
     "config": set(),
