@@ -105,7 +105,7 @@ def share_content(a: Copy, b: Copy) -> bool:
 
 
 def is_upright(copy: Copy) -> bool:
-    """Whether a copy is hardly rotated, up to right angles, and hardly resized, as things that repeat by their nature (windows, tiles) are."""
+    """Whether a copy is hardly rotated, up to right angles, and hardly resized, as windows and tiles repeat."""
     return abs((copy.rotation + 45) % 90 - 45) < UPRIGHT_DEGREES and abs(math.log(copy.scale)) < UPRIGHT_LOG_SCALE
 
 

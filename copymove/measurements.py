@@ -37,9 +37,7 @@ class PairMeasurements:
     local_ncc: float  # median over the core of the local NCC of the grey values
     informative_pixels: int  # pixels of the region where both partners are informative
     texture: float  # standard deviation of the fine structure over the compared pixels, in grey levels
-    second_peak: (
-        float  # highest NCC of the region's middle at another offset: near `fine_ncc` for what repeats by its nature
-    )
+    second_peak: float  # highest NCC of the region's middle at another offset: near `fine_ncc` where things repeat
     ring_ncc: float  # NCC of the fine structure just outside of the region
     exactness: float  # see `pixel_exactness`; 0 where the copy was resampled or is flat
     fine_margin: float  # mean margin of the local NCC of the fine structure, 2 to 3 px off; look-alikes have none

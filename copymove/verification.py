@@ -29,9 +29,7 @@ from copymove.visited import VisitedTransforms
 MIN_MARGINS = (0.06, 0.05)  # of the fine structure and of the middle band, whatever else speaks for a copy
 MIN_AREA = 80  # least number of pixels of a region: informative ones, or any where it is identical but for rounding
 MIN_FILLED = 0.12  # share of a region that must be informative: less is a frame or a gutter
-MAX_SECOND_PEAK = (
-    0.75  # of the fine correlation, both after Fisher's transform: with more at another offset it is a repeat
-)
+MAX_SECOND_PEAK = 0.75  # of the fine correlation, both after Fisher's transform: more at another offset is a repeat
 NEAR_EXACT_LIKENESS = math.atanh(0.98)  # fine correlation of copies that differ by shading and rounding only
 MAX_EXACT_MAPS = 6  # most maps under which one content may be identical but for rounding: more is a pattern
 MAX_OVERLAP = 0.3  # share of a region that may lie in its own copy, before the two are taken apart
