@@ -112,7 +112,7 @@ def _keep_tables(doc: str) -> str:
     paragraphs = []
     for paragraph in doc.strip().split("\n\n"):
         table = any(line.startswith("    ") or "  " in line for line in paragraph.splitlines())
-        joined = re.sub(r"\n {8,}", " ", paragraph) if table else paragraph  # a command's second line
+        joined = re.sub(r"\n {8,}", " ", paragraph) if table else paragraph  # the second line of a command
         paragraphs.append(joined.replace("\n", "\n\n") if table else joined)
     return "\n\n".join(paragraphs)
 
@@ -179,13 +179,13 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ()) -> list[str]:
-    """What differs between the saved settings of a run and those it should go on with, as `name was 1, is 2`.
+    """What differs between the saved settings of a run and those that it should go on with: `--name was 1, is 2`.
 
     Args:
         before, now: as `to_dict` gives them.
         free: names of settings that may differ.
     """
-    before, now = _flat(before), _flat(now)
+    before, now = _flatten(before), _flatten(now)
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return [
         f"--{name.replace('_', '-')} was {before.get(name)!r}, is {now.get(name)!r}"
@@ -194,9 +194,9 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any], free: Collecti
     ]
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def _flatten(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of all groups by their names alone, as on the command line."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
     return flat

@@ -6,7 +6,8 @@
     end_with_parent     for every process that must not outlive the one that started it
     Flag                an event between processes that survives the death of whoever looks at it
 
-All processes are started afresh ("spawn"): a fork of a process that runs threads (torch, OpenCV) may hang.
+All processes are started afresh ("spawn"): a fork of a process that runs threads (torch, OpenCV) may hang. Jobs and
+results are pickled, so what native code makes of a stranger's file should not come this way: see images/pdf.py.
 """
 
 import contextlib
@@ -77,9 +78,11 @@ def run_jobs(
             while jobs and (free := _free_worker(team, start, num_workers, timeout)):
                 free.give(jobs.popleft())
             for worker in _ready(team):
-                answer = worker.take()
-                if answer is not None:
-                    yield answer
+                match worker.take():
+                    case "done":
+                        yield worker.job, worker.result
+                    case "again":
+                        jobs.appendleft(worker.job)
     finally:
         for worker in team:
             worker.stop()
@@ -102,7 +105,7 @@ def _ready(team: list["_Worker"]) -> list["_Worker"]:
     busy = {worker.pipe: worker for worker in team if worker.busy}
     first = min(worker.deadline for worker in busy.values())
     speaking = wait(busy, None if first == math.inf else max(0.0, first - time.monotonic()))
-    return [busy[pipe] for pipe in speaking] or [w for w in busy.values() if w.deadline <= time.monotonic()]
+    return [worker for pipe, worker in busy.items() if pipe in speaking or worker.deadline <= time.monotonic()]
 
 
 class _Worker:
@@ -119,24 +122,27 @@ class _Worker:
         self.process.start()
         end.close()
         self.timeout, self.deadline = timeout, math.inf
-        self.busy, self.job = False, None
+        self.job, self.result = None, None
+        self.busy = False  # it has a job
+        self.begun = False  # it has begun with it
+        self.proven = False  # it has done a job before
 
     def give(self, job: Job) -> None:
         """Let it do a job. A process that has died meanwhile shows that at `take`."""
-        self.busy, self.job = True, job
+        self.job, self.busy, self.begun = job, True, False
         with contextlib.suppress(OSError):
             self.pipe.send(job)
 
-    def take(self) -> tuple[Job, Result | Lost] | None:
-        """Its job with the result, or with the reason why there is none; None when it has only begun."""
+    def take(self) -> str:
+        """What it says: "begun"; "done", then `result` is set; or "again", when it had died before it got the job."""
         try:
             kind, value = self.pipe.recv() if self.pipe.poll() else ("late", None)
         except (EOFError, OSError):
             kind, value = "dead", None
         match kind:
             case "begun":
-                self.deadline = time.monotonic() + self.timeout
-                return None
+                self.begun, self.deadline = True, time.monotonic() + self.timeout
+                return "begun"
             case "fault":
                 fault, text = value
                 raise fault from WorkerError(f"in a worker process:\n{text}")
@@ -145,8 +151,11 @@ class _Worker:
                 value = Lost(f"no result after {self.timeout:g} s", late=True)
             case "dead":
                 value = Lost(self._obituary())
-        self.busy, self.deadline = False, math.inf
-        return self.job, value
+        self.result, self.busy, self.deadline = value, False, math.inf
+        if kind == "dead" and self.proven and not self.begun:  # one that dies at its start would do so for ever
+            return "again"
+        self.proven = True
+        return "done"
 
     def stop(self) -> None:
         """End it at once."""
@@ -167,14 +176,20 @@ def _work(pipe: Connection, start: Start, parent: int) -> None:
     end_with_parent(parent)
     try:
         work = start()
-        while True:
-            job = pipe.recv()
+        while (job := _next_job(pipe)) is not None:
             pipe.send(("begun", None))
-            pipe.send(("result", work(job)))
-    except (EOFError, BrokenPipeError):
-        return
+            pipe.send(("result", work(*job)))
     except Exception as fault:
-        pipe.send(("fault", (fault, traceback.format_exc())))
+        with contextlib.suppress(BrokenPipeError):  # nobody is at the other end any more
+            pipe.send(("fault", (fault, traceback.format_exc())))
+
+
+def _next_job(pipe: Connection) -> tuple[Job] | None:
+    """The next job, or None when nobody is at the other end any more."""
+    try:
+        return (pipe.recv(),)
+    except EOFError:
+        return None
 
 
 def map_in_processes(

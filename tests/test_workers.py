@@ -31,6 +31,8 @@ def do(job):
             time.sleep(60)
         case ["fail"]:
             raise ZeroDivisionError("as asked")
+        case ["fail", "reading"]:
+            raise EOFError("as asked")
         case ["wait", path]:
             while not Path(path).exists():
                 time.sleep(0.01)
@@ -110,11 +112,18 @@ def test_kill_between_jobs_costs_nothing(tmp_path):
     assert not any(isinstance(result, Lost) for result in results.values())
 
 
-@pytest.mark.parametrize(("start", "fault"), [(start_failing, FileNotFoundError), (start_doing, ZeroDivisionError)])
-def test_exceptions_end_the_run(start, fault):
+@pytest.mark.parametrize(
+    ("start", "job", "fault"),
+    [
+        (start_failing, "a", FileNotFoundError),
+        (start_doing, "fail", ZeroDivisionError),
+        (start_doing, "fail reading", EOFError),
+    ],
+)
+def test_exceptions_end_the_run(start, job, fault):
     """What is raised over there is raised here, with the traceback from there as its cause, and all processes end."""
     with pytest.raises(fault) as raised:
-        results_of("fail", f"wait {ROOT / 'never'}", start=start)
+        results_of(job, f"wait {ROOT / 'never'}", start=start)
     assert "test_workers.py" in str(raised.value.__cause__)
     assert not multiprocessing.active_children()
 
