@@ -82,7 +82,7 @@ def _watch_prediction(out: Path, count: int, checks: Checks) -> tuple[list[Mark]
                 file.seek(position)
                 block = file.read()
             done, position = done + block.count(b"\n"), position + len(block)
-        if not marks or done >= marks[-1].images + step:
+        if done >= (marks[-1].images + step if marks else 1):  # from the first image on: starting is not counted
             wall = time.monotonic() - begun
             marks.append(Mark(done, wall, processor_seconds(process.pid), resident_memory(process.pid)))
             checks.note("{} images after {:.0f} s, {:.0f} of the processor, {:.0f} MiB".format(*marks[-1]))
@@ -155,7 +155,7 @@ def resume_many_lines(count: int, out: Path, checks: Checks) -> None:
     folder, run = out / "last", out / "lines"
     lines = run / "predictions.jsonl"
     write_images(folder, 2)
-    (second := folder / "00000.png").rename(out / second.name)  # has a finding; the line of the other one is short
+    (last := folder / "00000.png").rename(out / last.name)  # the other one is clean: its line is as short as most are
     process = ScriptProcess(*prediction_command(folder, run))
     wait_until(lambda: lines.exists() and lines.read_bytes().endswith(b"\n"), process)
     start_up = processor_seconds(process.pid)  # of a run without earlier lines
@@ -163,7 +163,7 @@ def resume_many_lines(count: int, out: Path, checks: Checks) -> None:
     (line,) = read_lines(lines)
     with lines.open("a") as file:  # "~": sorts behind every absolute path, so that the next line must be sorted in
         file.writelines(json.dumps(line | {"path": f"/~/{number:07}.png"}) + "\n" for number in range(count))
-    (out / second.name).rename(second)
+    (out / last.name).rename(last)
     before = lines.stat()
     begun, process = time.monotonic(), ScriptProcess(*prediction_command(folder, run, "--resume"))
     resumed = wait_until(lambda: lines.stat().st_size > before.st_size, process)
