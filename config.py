@@ -99,6 +99,7 @@ class SynthesizeSettings:
     group_size: int = 4  # images of one folder that may meet in one composed figure; the JSON names them as one `base`, so that all fall into the same split
     skip_unreadable: bool = False  # leave out images that cannot be read, and name them, instead of stopping at the first one
     resume: bool = False  # go on with the run in OUT that was stopped
+    figures: bool = False  # make whole figures as papers have them instead of forgeries, with what each pixel is; nothing in them is copied
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
 
 

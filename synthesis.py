@@ -2,8 +2,12 @@
 
     python synthesis.py --authentic DIR --out DIR --count 2000 --seed 0
     python synthesis.py --authentic DIR --out DIR --content-kinds object --min-copy-pixels 20 --max-copy-pixels 60
+    python synthesis.py --authentic DIR --out DIR --figures --count 500
 
-The second command copies single cells of 20 to 60 pixels only; all limits and kinds are options below.
+The second command copies single cells of 20 to 60 pixels only; all limits and kinds are options below. The third makes
+whole figures as papers have them (photographs, charts, blots, gels, schematics, text), in which nothing is copied:
+OUT/figures/<id>.png, OUT/kinds/<id>.png (what each pixel is, a number of forgery.whole_figures.KINDS) and
+OUT/figures/<id>.json (the panels).
 Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and, beside every image,
 <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic images that it was made
 from. Images with the same `base` may share pixels: they belong into the same split. OUT/synthesis.json keeps the
@@ -16,6 +20,7 @@ from runtime.command_line import parse_or_exit, run
 if __name__ == "__main__":
     SETTINGS = parse_or_exit(SynthesizeSettings)  # above the heavy imports: `--help` and mistakes answer at once
 
+import functools
 import hashlib
 import itertools
 import json
@@ -29,7 +34,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from forgery.drawings import chart
 from forgery.forge import Forgery, forge
+from forgery.whole_figures import make_figure
 from images.folders import find_images
 from images.read import read_image
 from runtime.command_line import to_dict
@@ -38,7 +45,8 @@ from runtime.files import atomic_write, read_json, write_json
 from runtime.workers import map_in_processes
 
 FREE_ON_RESUME = ("authentic", "out", "num_workers", "resume")  # settings that do not change what is made
-TRIES = 12  # authentic images tried for one forgery before the run stops
+TRIES = 12  # authentic images tried for one forgery before the run stops, or that one figure is made of
+CHARTS = 64  # charts that figures are made of, each in other colours and sizes every time
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,11 @@ class _Job:
 
     @property
     def files(self) -> list[Path]:
-        """Paths of the record, the image and, of a forgery, the masks."""
+        """Paths of the record, the image and, of a forgery, the masks; of a figure, what each pixel is."""
+        if self.settings.figures:
+            name = f"{self.number:06d}"
+            folders = ((self.settings.out / folder) for folder in ("figures", "figures", "kinds"))
+            return [f / (name + ending) for f, ending in zip(folders, (".json", ".png", ".png"), strict=True)]
         folder, name = self.settings.out / ("forged" if self.forged else "authentic"), f"{self.number:06d}"
         masks = [self.settings.out / "masks" / f"{name}.npy"] if self.forged else []
         return [folder / f"{name}.json", folder / f"{name}.png", *masks]
@@ -91,10 +103,12 @@ def main(settings: SynthesizeSettings) -> None:
     missing = [job for job in jobs if not job.done]
     left_out: set[str] = set()
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="image", desc="synthesis") as bar:
-        for reasons in map_in_processes(_write, missing, settings.num_workers, bar=False):
+        write = _write_figure if settings.figures else _write
+        for reasons in map_in_processes(write, missing, settings.num_workers, bar=False):
             left_out.update(reasons)
             bar.update()
-    print(f"{settings.count} forged and {len(jobs) - settings.count} authentic images in {settings.out}")
+    made = f"{settings.count} forged and {len(jobs) - settings.count} authentic images"
+    print(f"{f'{len(jobs)} figures' if settings.figures else made} in {settings.out}")
     for reason in sorted(left_out):
         print(f"left out: {reason}")
 
@@ -126,6 +140,7 @@ def _jobs(settings: SynthesizeSettings, paths: Sequence[Path]) -> list[_Job]:
         choices += [(base, [path, *(other for other in members if other != path)]) for path in members]
     order = np.random.default_rng(settings.seed).permutation(len(choices))
     authentic = settings.count if settings.authentic_count is None else settings.authentic_count
+    authentic = 0 if settings.figures else authentic  # a figure holds no copies
     jobs = []
     for number in range(settings.count + authentic):
         tried = [choices[order[(number + i) % len(order)]] for i in range(min(TRIES, len(order)))]
@@ -158,6 +173,43 @@ def _write(job: _Job) -> list[str]:
         f"{job.groups[0][0]}; give larger or more structured images, or allow more --content-kinds. "
         f"{'; '.join(left_out[:3])}"
     )
+
+
+def _write_figure(job: _Job) -> list[str]:
+    """Make one whole figure out of some of the authentic images and write its files; as `_write`."""
+    settings, left_out = job.settings, []
+    photographs = []
+    for paths in job.groups:
+        try:
+            photographs.append(_photograph(paths[0]))
+        except InputError as fault:
+            if not settings.skip_unreadable:
+                raise InputError(f"{fault}. Remove it, or give --skip-unreadable") from None
+            left_out.append(str(fault))
+    if not photographs:
+        raise InputError(f"no image for figure number {job.number} can be read; {'; '.join(left_out[:3])}")
+    figure = make_figure(photographs, np.random.default_rng([settings.seed, job.number]), _charts(settings.seed))
+    record, image, kinds = job.files
+    panels = [{"kind": panel.kind, "box": panel.box} for panel in figure.panels]
+    text = json.dumps({"panels": panels, "scale": figure.scale}, indent=2) + "\n"
+    atomic_write(record, lambda path: path.write_text(text), lasting=False)
+    for target, pixels in ((image, figure.image[..., ::-1]), (kinds, figure.kinds)):
+        data = cv2.imencode(".png", pixels)[1]
+        atomic_write(target, lambda path, data=data: path.write_bytes(data), lasting=False)
+    return left_out
+
+
+@functools.lru_cache(maxsize=64)
+def _photograph(path: Path) -> np.ndarray:
+    """An authentic image (H, W, 3) uint8, kept for the next figures."""
+    return read_image(path)
+
+
+@functools.cache
+def _charts(seed: int) -> list[np.ndarray]:
+    """The charts of a process's figures: drawing one takes longer than all the rest of a figure, so they are shared."""
+    rng = np.random.default_rng([seed, CHARTS])
+    return [chart(int(rng.integers(180, 620)), int(rng.integers(150, 460)), rng) for _ in range(CHARTS)]
 
 
 def _read(paths: Sequence[Path], skip_unreadable: bool, left_out: list[str]) -> dict[Path, np.ndarray]:
