@@ -8,14 +8,29 @@ from copymove.neighbours import nearest_neighbours
 from copymove.polar import MIRROR, ring_descriptors
 
 
+def unit_vectors(count, dimensions, seed=0) -> np.ndarray:
+    """(count, dimensions) float32."""
+    vectors = np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_few_neighbours_are_exact():
+    """Among few vectors the neighbours are those of brute force, as many as there are, with squared distances."""
+    base, queries = unit_vectors(50, 16), unit_vectors(20, 16, seed=1)
+    squared = ((queries[:, None] - base) ** 2).sum(axis=2)
+    distances, indices = nearest_neighbours(queries, base, 5)
+    assert (indices == np.argsort(squared, axis=1)[:, :5]).all()
+    assert distances == pytest.approx(np.sort(squared, axis=1)[:, :5], abs=1e-5)
+    assert nearest_neighbours(queries, base[:3], 5)[1].shape == (20, 3)
+
+
 def test_neighbours_agree_with_brute_force():
     """Of 6000 vectors each is its own nearest neighbour, and its noisy copy is the next one."""
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(6000, 32)).astype(np.float32)
-    base[3000:3300] = base[:300] + rng.normal(0, 0.1, (300, 32))
+    base = unit_vectors(6000, 32)
+    base[3000:3300] = base[:300] + 0.1 * np.random.default_rng(1).normal(size=(300, 32)) / np.sqrt(32)
     base /= np.linalg.norm(base, axis=1, keepdims=True)
-    _, index = nearest_neighbours(base[:300], base, 2)
-    assert (index[:, 0] == np.arange(300)).mean() > 0.99
+    distances, index = nearest_neighbours(base[:300], base, 2)
+    assert (index[:, 0] == np.arange(300)).all() and distances[:, 0] == pytest.approx(0, abs=1e-5)
     assert (index[:, 1] == np.arange(3000, 3300)).mean() > 0.9
 
 
