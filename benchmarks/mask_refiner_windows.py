@@ -87,10 +87,10 @@ def _copy_windows(
     template, partner = (_inside_box(mask, box) for box in (template_box, partner_box))
     x, y, radius = deepest_point(Region(0, 0, template))
     centre, radius = np.array([x, y], float), min(max(radius, 5.0), 20.0)
-    affines, _, _, values = screen_candidates(image_features, affine[None], centre[None], np.array([radius]))
-    if values[0, 0] <= 0.5:
+    disc = screen_candidates(image_features, affine[None], centre[None], np.array([radius]))
+    if disc.band_ncc[0] <= 0.5:
         return []
-    grown = grow_region(image_features, affines[0], centre, radius, MIN_FINE_NCC)
+    grown = grow_region(image_features, disc.affines[0], centre, radius, MIN_FINE_NCC)
     pair = measure_pair(image_features, grown) if grown else None
     if not pair or not pair.mask.any() or pair.fine_ncc <= MIN_FINE_NCC:
         return []

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from benchmarks.accuracy import choose_images
 from benchmarks.mask_refiner_windows import Window, read_windows
 from config import MaskRefinerSettings
-from copymove.mask_refiner import network_input
+from copymove.mask_refiner import INPUT_NAMES, network_input
 from runtime.errors import InputError
 from runtime.files import atomic_write
 from runtime.workers import map_in_processes
@@ -172,11 +172,12 @@ def save(network: nn.Module, path: Path) -> None:
     other size too, while OpenCV 4 refuses sizes that are left open.
     """
     example = torch.zeros(1, 10, 64, 72), torch.zeros(1, 3, 64, 72)
-    inputs = ["seen", "masks"]  # names by which copymove/mask_refiner.py sets them
 
     def export(out: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs one more library
-            torch.onnx.export(network, example, str(out), input_names=inputs, output_names=["odds"], dynamo=False)
+            torch.onnx.export(
+                network, example, str(out), input_names=list(INPUT_NAMES), output_names=["odds"], dynamo=False
+            )
 
     atomic_write(path, export)

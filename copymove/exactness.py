@@ -8,7 +8,7 @@ import cv2
 import numba
 import numpy as np
 
-from copymove.geometry import on_jpeg_grid
+from copymove.geometry import Box, on_jpeg_grid
 from copymove.image_features import ImageFeatures
 from copymove.morphology import subsample_pixels
 
@@ -142,9 +142,7 @@ def _squared_differences(own: np.ndarray, partner: np.ndarray, gain: float, squa
         squares[i] = (own[i] - gain * partner[i]) ** 2
 
 
-def region_exactness(
-    image_features: ImageFeatures, affine: np.ndarray, core: np.ndarray, box: tuple[int, ...]
-) -> float:
+def region_exactness(image_features: ImageFeatures, affine: np.ndarray, core: np.ndarray, box: Box) -> float:
     """Exactness over a region's inside `core` (h, w) bool in a window; see `pixel_exactness`.
 
     0 also where the region is flat, as drawings are, or has many equal neighbours, as strongly compressed areas have.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+Box = tuple[int, int, int, int]  # a window of the image in pixels: left, top, right, bottom
+
 
 def scale_factor(affine: np.ndarray) -> float:
     """Length that one pixel has after the map: the geometric mean over both axes."""

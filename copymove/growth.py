@@ -7,7 +7,7 @@ import numpy as np
 
 from copymove.correlation_maps import fit_gain, local_ncc, ncc_margin_map, zero_mean_ncc
 from copymove.exactness import NEAR_EXACT, pixel_exactness
-from copymove.geometry import nearest_integer_map, transform_points
+from copymove.geometry import Box, nearest_integer_map, transform_points
 from copymove.image_features import ImageFeatures, blur
 from copymove.lucas_kanade import refine_affine
 from copymove.morphology import (
@@ -22,8 +22,6 @@ from copymove.morphology import (
 )
 from copymove.screening import MIN_INFORMATIVE_OF_REGION, fine_ncc
 from copymove.warping import aligned_pair, fine_pair, resolution_level
-
-Box = tuple[int, int, int, int]  # a window of the image: left, top, right, bottom
 
 MAX_GROWTH_STEPS = 8  # times that the window doubles or the map is refined
 SETTLED = 0.7  # pixels that a refinement moves a corner of the window at most for the map to count as settled

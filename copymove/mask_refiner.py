@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from config import WEIGHTS
+from copymove.geometry import Box
 from copymove.image_features import FINE_SIGMA, GRAIN_SIGMA, ImageFeatures, blur, normalize_local_contrast
 from copymove.morphology import component_with_most, ellipse, fill_holes
 from copymove.warping import aligned_pair, informative_pair, resolution_level, warp_to_template
@@ -25,7 +26,7 @@ STEP = 8  # the sides of windows are multiples of this, for the network halves t
 def crop_pair(
     image_features: ImageFeatures,
     affine: np.ndarray,
-    box: tuple[int, int, int, int],
+    box: Box,
     region: np.ndarray,
     *others: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:

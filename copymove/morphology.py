@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from copymove.geometry import Box
+
 MAX_POINTS = 1500  # pixels of a region that an alignment or an exactness is computed from
 
 
@@ -63,9 +65,7 @@ def disc_in_window(shape: tuple[int, int], centre: tuple[float, float], radius: 
     return (xs - centre[0]) ** 2 + (ys - centre[1]) ** 2 <= radius**2
 
 
-def subsample_pixels(
-    region: np.ndarray, box: tuple[int, ...], max_pixels: int = MAX_POINTS
-) -> tuple[np.ndarray, np.ndarray]:
+def subsample_pixels(region: np.ndarray, box: Box, max_pixels: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """Columns and rows (n,) int64, in the image, of every k-th pixel of a region (h, w) bool.
 
     Args:

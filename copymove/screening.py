@@ -1,5 +1,7 @@
 """Screening: many candidates refined and compared at once, each on a small disc, compiled."""
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 
@@ -19,6 +21,21 @@ MIN_INFORMATIVE_OF_DISC = 0.2  # least share of informative pixels of a disc
 MIN_INFORMATIVE_OF_REGION = 0.1  # the same of a region
 MIN_FINE_PIXELS = 40  # least number of informative pixels that a fine NCC is computed from
 MAX_CHANGE_OF_SCALE = 1.5  # by refinement; beyond it the map has run away from its candidate
+
+
+@dataclass(frozen=True)
+class AlignedDiscs:
+    """Candidates refined on their discs, each in the frame of its coarser partner (the template); all float64.
+
+    Measures are -1 where the alignment failed before they could be computed.
+    """
+
+    affines: np.ndarray  # (n, 2, 3): template pixel (x, y, 1) -> partner pixel; scale about 1 or more
+    centres: np.ndarray  # (n, 2): centre (x, y) of the template's disc
+    radii: np.ndarray  # (n,): its radius in pixels
+    band_ncc: np.ndarray  # (n,): NCC of the band-pass
+    fine_ncc: np.ndarray  # (n,): NCC of the fine structure
+    exactness: np.ndarray  # (n,): see `pixel_exactness`
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -123,7 +140,7 @@ def _screen(
     radii: np.ndarray,
     steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Refined maps (n, 2, 3) of the candidates, and their values (n, 3) as `screen_candidates` returns them."""
+    """Refined maps (n, 2, 3), and values (n, 3): NCC of the band-pass, NCC of the fine structure, and exactness."""
     height, width = band_pass.shape
     refined = affines.copy()
     values = np.full((len(affines), 3), -1.0)
@@ -149,19 +166,14 @@ def _screen(
 
 def screen_candidates(
     image_features: ImageFeatures, affines: np.ndarray, centres: np.ndarray, radii: np.ndarray, steps: int = 12
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> AlignedDiscs:
     """Refine candidates on small discs, and compare them there.
 
-    Every candidate is brought into the frame of its coarser partner first, so that its scale is about 1 or more.
-
     Args:
-        affines: (n, 2, 3) float64, pixel (x, y, 1) -> supposed copy.
-        centres: (n, 2) float64 (x, y) of the discs, before the map.
-        radii: (n,) float64 in pixels, before the map.
+        affines: (n, 2, 3), pixel (x, y, 1) -> supposed copy; inverted first where the copy is the coarser partner.
+        centres: (n, 2), (x, y) of the discs, before the map.
+        radii: (n,) in pixels, before the map.
         steps: of the refinement, at most.
-    Returns:
-        Refined maps, centres and radii in that frame, and values (n, 3): NCC of the band-pass, NCC of the fine
-        structure, and exactness; each -1 where the alignment failed before it could be computed.
     """
     affines, centres, radii = affines.astype(np.float64), centres.astype(np.float64), radii.astype(np.float64)
     scales = np.sqrt(np.abs(np.linalg.det(affines[:, :, :2])))
@@ -182,7 +194,7 @@ def screen_candidates(
         steps,
     )
     values[_ran_away(affines, refined, centres, radii)] = -1
-    return refined, centres, radii, values
+    return AlignedDiscs(refined, centres, radii, *values.T)
 
 
 def _ran_away(affines: np.ndarray, refined: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:

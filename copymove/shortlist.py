@@ -43,17 +43,15 @@ class ScreenedCandidates:
 
 def screen_proposals(image_features: ImageFeatures, kind: str, proposed: Candidates) -> ScreenedCandidates:
     """Align the candidates of one search on their discs and keep those that agree there."""
-    affines, centres, radii, values = screen_candidates(
-        image_features, proposed.affines, proposed.centres, proposed.radii
-    )
-    band_ncc, fine_ncc, exactness = values.T
-    rank = fine_ncc + 0.3 * band_ncc + 0.02 * np.minimum(proposed.votes, 20)
-    aligned = fine_ncc[fine_ncc > -1]
+    discs = screen_candidates(image_features, proposed.affines, proposed.centres, proposed.radii)
+    rank = discs.fine_ncc + 0.3 * discs.band_ncc + 0.02 * np.minimum(proposed.votes, 20)
+    aligned = discs.fine_ncc[discs.fine_ncc > -1]
     median_ncc = float(np.median(aligned)) if len(aligned) else 0.0
-    good = np.flatnonzero((band_ncc > MIN_BAND_NCC) & ((fine_ncc > MIN_FINE_NCC) | (exactness > NEAR_EXACT)))
-    partners = np.einsum("nij,nj->ni", affines[good, :, :2], centres[good]) + affines[good, :, 2]
-    chosen = (column[good] for column in (proposed.votes, rank, exactness))
-    return ScreenedCandidates(kind, affines[good], centres[good], radii[good], partners, *chosen, median_ncc)
+    good = (discs.band_ncc > MIN_BAND_NCC) & ((discs.fine_ncc > MIN_FINE_NCC) | (discs.exactness > NEAR_EXACT))
+    affines, centres = discs.affines[good], discs.centres[good]
+    partners = np.einsum("nij,nj->ni", affines[:, :, :2], centres) + affines[:, :, 2]
+    chosen = (column[good] for column in (proposed.votes, rank, discs.exactness))
+    return ScreenedCandidates(kind, affines, centres, discs.radii[good], partners, *chosen, median_ncc)
 
 
 def leading_out_of(screened: ScreenedCandidates, instances: Sequence[Instance]) -> ScreenedCandidates:
@@ -81,8 +79,7 @@ def verification_order(
     by_rank = np.argsort(-rank, kind="stable")
     first = by_rank[:MAX_RESCREENED]
     radii = np.full(len(first), float(MAX_RADIUS))
-    *_, values = screen_candidates(image_features, affines[first], centres[first], radii)
-    fine_ncc = values[:, 1]
+    fine_ncc = screen_candidates(image_features, affines[first], centres[first], radii).fine_ncc
     by_large_disc = [first[k] for k in np.argsort(-fine_ncc, kind="stable") if fine_ncc[k] > MIN_FINE_NCC]
     by_exactness = by_rank[np.argsort(-exactness[by_rank], kind="stable")]
     by_exactness = by_exactness[exactness[by_exactness] > MIN_EXACTNESS]

@@ -3,14 +3,14 @@
 import cv2
 import numpy as np
 
-from copymove.geometry import scale_factor
+from copymove.geometry import Box, scale_factor
 from copymove.image_features import LEVELS, ImageFeatures
 
 MIN_SHIFT = 6  # pixels that a pixel's partner must be away from it
 
 
 def aligned_pair(
-    image_features: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int]
+    image_features: ImageFeatures, affine: np.ndarray, box: Box
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grey values of a window and of its partner warped onto it.
 
@@ -35,16 +35,14 @@ def aligned_pair(
     return image_features.grey[y0:y1, x0:x1], partner, valid
 
 
-def informative_pair(image_features: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def informative_pair(image_features: ImageFeatures, affine: np.ndarray, box: Box) -> np.ndarray:
     """Where both a window and its partner hold informative structure, (h, w) bool; arguments as of `aligned_pair`."""
     x0, y0, x1, y1 = box
     partner = warp_to_template(image_features.informative, affine, box, cv2.INTER_NEAREST)
     return (image_features.informative[y0:y1, x0:x1] & partner) > 0
 
 
-def fine_pair(
-    image_features: ImageFeatures, affine: np.ndarray, box: tuple[int, int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def fine_pair(image_features: ImageFeatures, affine: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Fine structure (h, w) float32 of a window and of its partner; arguments as of `aligned_pair`."""
     x0, y0, x1, y1 = box
     partner = image_features.fine[resolution_level(affine)]
@@ -56,7 +54,7 @@ def resolution_level(affine: np.ndarray) -> int:
     return int(np.argmin(np.abs(np.array(LEVELS) - scale_factor(affine))))
 
 
-def warp_to_template(values: np.ndarray, affine: np.ndarray, box: tuple[int, ...], flags: int) -> np.ndarray:
+def warp_to_template(values: np.ndarray, affine: np.ndarray, box: Box, flags: int) -> np.ndarray:
     """Values (H, W) of an image at the partners of the window's pixels, (h, w).
 
     Args:

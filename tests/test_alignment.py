@@ -48,10 +48,10 @@ def test_screening_recovers_a_small_error():
     true = affine_map((225, 120), (400, 80), 20)
     image_features = compute_features(paste(camera(), true, (225, 120), 40)[0])
     start = affine_map((225, 120), (401.5, 79), 23)
-    refined, _, _, values = screen_candidates(image_features, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
-    assert np.abs(refined[0, :, :2] - true[:, :2]).max() < 0.01
-    assert np.abs(transform_points(refined[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
-    assert values[0, :2].min() > 0.8
+    discs = screen_candidates(image_features, start[None], np.array([[225.0, 120.0]]), np.array([14.0]))
+    assert np.abs(discs.affines[0, :, :2] - true[:, :2]).max() < 0.01
+    assert np.abs(transform_points(discs.affines[0] - true, np.array([[225.0, 120.0]]))).max() < 0.2
+    assert discs.band_ncc[0] > 0.8 and discs.fine_ncc[0] > 0.8
 
 
 def test_exactness_follows_its_formula():
@@ -95,8 +95,8 @@ def test_equal_arrows_are_not_exact():
     image_features = compute_features(image)
     assert np.isnan(image_features.high_pass[image[..., 0] == 255]).all()
     shift = np.array([[[1.0, 0, 100], [0, 1, 0]]])
-    *_, values = screen_candidates(image_features, shift, np.array([[36.0, 57.0]]), np.array([12.0]))
-    assert values[0, 0] > 0.9 and values[0, 2] < NEAR_EXACT
+    discs = screen_candidates(image_features, shift, np.array([[36.0, 57.0]]), np.array([12.0]))
+    assert discs.band_ncc[0] > 0.9 and discs.exactness[0] < NEAR_EXACT
 
 
 def test_shaded_boundary_reaches_its_edge():
