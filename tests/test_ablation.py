@@ -56,6 +56,7 @@ def settings(authentic, backbone, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_ablation_resumes_where_it_stopped(settings, monkeypatch, capsys):
     """What is there is not made again; a run without records is scored again, to the same records."""
     trained = []

@@ -72,6 +72,7 @@ def test_drawing_at_full_resolution():
     assert (draw(grid, box) == np.kron(grid, np.ones((25, 25), int))).all()
 
 
+@pytest.mark.slow
 def test_modes_equal_separate_detectors(both, images):
     """What one pass gives for each mode is what a detector of that mode finds by itself."""
     separate = {"embedding": both.alone("embedding"), "matching": both.alone("matching"), "both": both}

@@ -67,6 +67,7 @@ def test_files_that_are_no_pdf(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_pdf_that_unpacks_to_gigabytes(tmp_path):
     """A page content of 3 GB, packed into less than 5 MB, exceeds the memory that PDFium may use."""
     write_pdf(tmp_path / "x.pdf", gigabytes_of_content(), [])

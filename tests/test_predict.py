@@ -226,6 +226,7 @@ def test_pixel_evidence_needs_no_torch(tmp_path, copied):
     assert np.abs(np.array(evidence["affine"])[:, 2]).tolist() == [90, 70]
 
 
+@pytest.mark.slow
 def test_ranks_share_the_images(tmp_path, copied):
     """Two ranks write the same lines as one process, and leave nothing else behind."""
     both = launch_ranks("predict.py", copied, "--out", tmp_path / "two", *FAST, "--num-workers", "0")
@@ -237,6 +238,7 @@ def test_ranks_share_the_images(tmp_path, copied):
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
 
 
+@pytest.mark.slow
 def test_broken_checkpoint_stops_the_run(tmp_path):
     """One line says so, and the same folder can be used again, since nothing was examined."""
     write_image(tmp_path / "in/a.png")

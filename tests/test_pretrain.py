@@ -21,6 +21,7 @@ def settings(data, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_resume_equals_never_stopped(settings, tmp_path, monkeypatch):
     """The backbone of a run that was stopped and resumed equals that of one that never was, bit for bit; both load."""
     assert pretrain.main(settings) == 0

@@ -122,6 +122,7 @@ def test_accumulation_equals_larger_batches(whole, settings):
     assert_same_run(whole, settings.out, tolerance=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mlp", "patch-correlation"])
 def test_cached_features_learn_the_same(settings, tmp_path, monkeypatch, preset):
     """The frozen backbone embeds every image once in two epochs, and training goes the same way."""
@@ -180,6 +181,7 @@ def test_best_is_the_best_epoch(whole):
     assert json.loads((whole / "splits.json").read_text()) == best["splits"]
 
 
+@pytest.mark.slow
 def test_patience_ends_the_run(settings, monkeypatch):
     """With a patience of 2 the run ends two epochs after the first of its best ones."""
     scores = iter([0.5, 0.6, 0.6, 0.4, 0.7])
@@ -216,6 +218,7 @@ def test_unfrozen_blocks_wait_for_their_epoch(settings, monkeypatch):
     assert changed[1] and all(name.startswith(("encoder.layer.2.", "layernorm.")) for name in changed[1])
 
 
+@pytest.mark.slow
 def test_learns_conspicuous_content(settings, tmp_path):
     """Red squares on grey grain, found and masked to the pixel in images that took no part in the training."""
     rng = np.random.default_rng(0)

@@ -44,6 +44,7 @@ def run_of(folder):
     return log, state["progress"], {name: value.tolist() for name, value in state["model"]["head"].items()}
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resumes(settings, monkeypatch, tmp_path):
     """In the first step, in accumulation and in validation: the resumed run equals one that never stopped."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -147,6 +147,7 @@ def float32(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())
 
 
+@pytest.mark.slow
 def test_training_learns_and_repeats_itself(tmp_path, capsys, float32):
     """The loss falls, the same seed gives the same file, and no temporary file is left behind."""
     windows = [window_of(k) for k in range(10)]

@@ -35,6 +35,7 @@ def test_counting_cells_equals_counting_pixels(trained, data):
             assert example.score(settings) == pytest.approx(object_f1(predicted, masks), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_tuning_writes_what_test_reproduces(trained, data, tmp_path, capsys):
     """A search that was stopped goes on as one that never was, and test.py measures the oF1 that it reports."""
     settings = TuningSettings(DataSettings(data), trained / "best.pt", tmp_path / "tuned.json", trials=4)
