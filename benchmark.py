@@ -3,6 +3,7 @@
     python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90         forgeries found, and false alarms
     python benchmark.py calibrate --data DIR --authentic DIR            writes weights/evidence.json
     python benchmark.py train-mask-refiner --data DIR [DIR ...]         writes weights/outline.onnx
+    python benchmark.py train-content --data DIR [DIR ...]              writes weights/content.onnx
     python benchmark.py timing-search --image FILE                      search on the pixels, by size of the image
     python benchmark.py timing-learned --data DIR                       cascade, losses, tuning, image cache
     python benchmark.py timing-step --backbone NAME --batch-sizes 8 32  training steps and embedding on this device
@@ -18,6 +19,7 @@ from config import (
     AccuracySettings,
     BenchmarkCommand,
     CalibrationSettings,
+    ContentSettings,
     LearnedTimingSettings,
     MaskRefinerSettings,
     RobustnessSettings,
@@ -39,6 +41,8 @@ def main(settings: BenchmarkCommand) -> int | None:
             from benchmarks.calibrate import calibrate as benchmark
         case MaskRefinerSettings():
             from benchmarks.train_mask_refiner import train_mask_refiner as benchmark
+        case ContentSettings():
+            from benchmarks.train_content import train_content as benchmark
         case SearchTimingSettings():
             from benchmarks.timing_search import time_search as benchmark
         case LearnedTimingSettings():

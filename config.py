@@ -18,6 +18,9 @@ PATCH = 14  # side in pixels of a DINOv2 patch, which is one cell of the embeddi
 WEIGHTS = Path(__file__).resolve().parent / "weights"  # the weights that come with the project
 EMBEDDED_BACKBONE = WEIGHTS  # what `--backbone embedded` means
 
+# What a pixel of a figure may be: what lies between panels, a photograph or micrograph, a blot, a gel, a drawing, text.
+PIXEL_KINDS = ("ground", "photo", "blot", "gel", "drawing", "text")
+
 # A field's help is the comment on its line, however long: no formatting here.
 # fmt: off
 
@@ -218,6 +221,19 @@ class MaskRefinerSettings:
 
 
 @dataclass(frozen=True)
+class ContentSettings:
+    """Train the network that tells recorded from drawn content."""
+
+    data: tuple[Path, ...]  # folders made by synthesis.py --figures
+    out: Path = WEIGHTS / "content.onnx"  # file to write, every 250 steps
+    steps: int = 3000  # optimiser steps
+    batch_size: int = 8  # crops per step
+    crop: int = 256  # side of a crop in pixels, a multiple of 32
+    learning_rate: float = 3e-3  # highest learning rate; it rises over a tenth of the steps and falls on a cosine
+    seed: int = 0  # of the initial weights, and of the crops and their changes
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Train the head (and the last blocks of the backbone, if asked for)."""
 
@@ -371,6 +387,7 @@ BenchmarkCommand = (
     Annotated[AccuracySettings, subcommand("accuracy")]
     | Annotated[CalibrationSettings, subcommand("calibrate")]
     | Annotated[MaskRefinerSettings, subcommand("train-mask-refiner")]
+    | Annotated[ContentSettings, subcommand("train-content")]
     | Annotated[SearchTimingSettings, subcommand("timing-search")]
     | Annotated[LearnedTimingSettings, subcommand("timing-learned")]
     | Annotated[StepTimingSettings, subcommand("timing-step")]

@@ -6,7 +6,7 @@
 
 The second command copies single cells of 20 to 60 pixels only; all limits and kinds are options below. The third makes
 whole figures as papers have them (photographs, charts, blots, gels, schematics, text), in which nothing is copied:
-OUT/figures/<id>.png, OUT/kinds/<id>.png (what each pixel is, a number of forgery.whole_figures.KINDS) and
+OUT/figures/<id>.png, OUT/kinds/<id>.png (what each pixel is, a number of config.PIXEL_KINDS) and
 OUT/figures/<id>.json (the panels).
 Writes OUT/authentic/<id>.png, OUT/forged/<id>.png, OUT/masks/<id>.npy (uint8 0/1, K x H x W) and, beside every image,
 <id>.json: what was copied where, with affine matrices, and `base`, the group of authentic images that it was made

@@ -2,7 +2,7 @@
 
     figure = make_figure(photographs, rng)
     figure.image        # (H, W, 3) uint8 RGB, as printed: resampled, JPEG once or twice, or neither
-    figure.kinds        # (H, W) uint8 of KINDS: ground, photo, blot, gel, drawing, text
+    figure.kinds        # (H, W) uint8 of PIXEL_KINDS: ground, photo, blot, gel, drawing, text
 
 Rows of micrographs with letters, scale bars and arrows; charts; blots as stacked strips with names beside them; gels;
 schematics, tables, text; channel rows with their merge; insets. Labels that lie over a photograph are drawing or text.
@@ -15,16 +15,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from config import PIXEL_KINDS
 from forgery.blots import make_blot, make_gel
 from forgery.drawings import DRAWINGS, LETTERS, chart, font, phrase
 
-KINDS = ("ground", "photo", "blot", "gel", "drawing", "text")
-GROUND, PHOTO, BLOT, GEL, DRAWING, TEXT = range(len(KINDS))
+GROUND, PHOTO, BLOT, GEL, DRAWING, TEXT = range(len(PIXEL_KINDS))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a figure: its kind, a name of KINDS, and its box (x, y, width, height) in pixels of the figure."""
+    """One panel of a figure: its kind, a name of PIXEL_KINDS, and its box (x, y, width, height) in pixels."""
 
     kind: str
     box: tuple[int, int, int, int]
@@ -56,7 +56,7 @@ class Page:
         if labels is not None:
             kinds[labels > 0] = labels[labels > 0]
         self.kinds[y : y + height, x : x + width] = kinds
-        self.panels.append(Panel(KINDS[kind], (x, y, width, height)))
+        self.panels.append(Panel(PIXEL_KINDS[kind], (x, y, width, height)))
 
     def write(
         self, text: str, x: float, y: float, size: int, colour: tuple[int, int, int] = (0, 0, 0), face: int = 0

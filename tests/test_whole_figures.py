@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import synthesis
-from config import SynthesizeSettings
+from config import PIXEL_KINDS, SynthesizeSettings
 from forgery.blots import make_blot, make_gel
 from forgery.drawings import DRAWINGS
-from forgery.whole_figures import BLOT, DRAWING, GEL, GROUND, KINDS, PHOTO, TEXT, make_figure
+from forgery.whole_figures import BLOT, DRAWING, GEL, GROUND, PHOTO, TEXT, make_figure
 
 CHART = np.full((60, 80, 3), (255, 0, 0), np.uint8)
 
@@ -36,7 +36,9 @@ def test_same_generator_same_figure():
 
 def test_every_kind_occurs():
     """Twenty figures hold every kind, and ground between the panels."""
-    shares = np.mean([np.bincount(figure(seed).kinds.ravel(), minlength=len(KINDS)) > 0 for seed in range(20)], axis=0)
+    shares = np.mean(
+        [np.bincount(figure(seed).kinds.ravel(), minlength=len(PIXEL_KINDS)) > 0 for seed in range(20)], axis=0
+    )
     assert (shares > 0).all()
     assert shares[GROUND] == 1 and shares[PHOTO] > 0.3 and shares[DRAWING] > 0.3
 
@@ -48,7 +50,7 @@ def test_panels_hold_their_kind():
         for panel in made.panels:
             x, y, width, height = panel.box
             inside = made.kinds[y : y + height, x : x + width]
-            kind = KINDS.index(panel.kind)
+            kind = PIXEL_KINDS.index(panel.kind)
             assert set(np.unique(inside)) <= {kind, PHOTO, DRAWING, TEXT}, panel
             assert kind == DRAWING or (inside == kind).mean() > 0.5, panel
 
@@ -98,6 +100,6 @@ def test_script_writes_figures(tmp_path, monkeypatch):
     image = cv2.imread(str(tmp_path / "out/figures/000000.png"))
     kinds = cv2.imread(str(tmp_path / "out/kinds/000000.png"), cv2.IMREAD_UNCHANGED)
     record = json.loads((tmp_path / "out/figures/000000.json").read_text())
-    assert image.shape[:2] == kinds.shape and kinds.max() < len(KINDS)
-    assert {panel["kind"] for panel in record["panels"]} <= set(KINDS)
+    assert image.shape[:2] == kinds.shape and kinds.max() < len(PIXEL_KINDS)
+    assert {panel["kind"] for panel in record["panels"]} <= set(PIXEL_KINDS)
     assert BLOT != GEL and len(list((tmp_path / "out").glob("*/*.png"))) == 4
