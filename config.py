@@ -16,6 +16,7 @@ from tyro.conf import Positional, subcommand
 
 PATCH = 14  # side in pixels of a DINOv2 patch, which is one cell of the embedding grid
 WEIGHTS = Path(__file__).resolve().parent / "weights"  # the weights that come with the project
+MAX_PAGES = 100  # most pages, channels and planes of one image file that are examined
 EMBEDDED_BACKBONE = WEIGHTS  # what `--backbone embedded` means
 
 # What a pixel of a figure may be: what lies between panels, a photograph or micrograph, a blot, a gel, a drawing, text.
@@ -410,6 +411,7 @@ class PredictSettings:
     num_workers: int | None = None  # processes per rank, each with a model of its own; one for each processor core when not given, 0 examines in this process
     image_timeout: float = 900.0  # an image that takes longer, in seconds, is given up and has an error line; 0: no limit
     max_megapixels: float = 200.0  # refuse larger images before decoding them, in megapixels; raise it where there is memory enough for larger ones
+    max_pages: int = MAX_PAGES  # most pages, channels and planes of one image file that are examined; the others are listed as not examined
     matching: MatchingSettings = field(default_factory=MatchingSettings)
 
 

@@ -7,9 +7,10 @@
 OUT then holds predictions.jsonl (one line per image), masks/NAME.png (16-bit label maps: 0 background, k instance),
 submission.csv and report/index.html. A run that was stopped goes on with --resume.
 
-Exit status: 0 nothing found; 3 something found; 4 nothing found, but some files could not be examined; 5 something
-found, and some files could not be examined; 2 bad usage; 1 a fault of the program; 130 interrupted. Under torchrun,
-which takes every other status for a failure, a run that ends well always gives 0.
+Exit status: 0 nothing found; 3 something found; 4 nothing found, but some files could not be read; 5 something found,
+and some files could not be read; 6 nothing found and all files read, but some of what they hold was not examined; 2 bad
+usage; 1 a fault of the program; 130 interrupted. Under torchrun, which takes every other status for a failure, a run
+that ends well always gives 0.
 """
 
 from config import PredictSettings
@@ -20,16 +21,12 @@ if __name__ == "__main__":
 
 import contextlib
 import errno
-import hashlib
-import json
 import math
 import os
-import platform
 import shutil
-import sys
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,12 +36,22 @@ import numpy as np
 from tqdm import tqdm
 
 from copymove.scoring import score_threshold
-from images.inputs import ImageSource, find_inputs
-from report.entries import CLEAN, ERROR, FOUND, Entry, error_entry, read_entry, unique_name, write_entry
-from report.lines import Line, error_line, key_of, label_map_png, result_line, write_submission
-from report.page import write_page
+from images.inputs import ImageSource, Parts, find_inputs
+from images.not_examined import HARMLESS
+from report.entries import ERROR, NOT_EXAMINED, unique_name, write_entry
+from report.lines import (
+    Key,
+    Line,
+    error_line,
+    key_of,
+    label_map_png,
+    not_examined_line,
+    result_line,
+    write_submission,
+)
+from report.run import Tally, print_summary, write_run_page
 from runtime.command_line import changed_settings, to_dict
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError
 from runtime.files import atomic_write, exclusive_lock, read_json, write_json
 from runtime.ranks import Ranks, read_ranks
 from runtime.records import RecordStore
@@ -54,7 +61,6 @@ if TYPE_CHECKING:
     from detector import Detection
 
 RUN_ONLY = {"paths", "out", "resume", "num_workers", "image_timeout"}  # settings that do not change what is found
-SHOWN_ERRORS = 5  # most images that could not be examined and are named in the summary
 Detect = Callable[[np.ndarray], "Detection"]  # image (H, W, 3) uint8 RGB -> what was found
 Load = Callable[[PredictSettings], Detect]
 
@@ -101,6 +107,8 @@ def check(settings: PredictSettings) -> None:
         raise InputError(f"--evidence-only uses no model; leave out {', '.join(given)}, or --evidence-only")
     if given and settings.checkpoint is None:
         raise InputError(f"{', '.join(given)} belong to a model; give its --checkpoint too")
+    if settings.max_pages < 1:
+        raise InputError(f"--max-pages is {settings.max_pages}; it must be 1 or more")
     if settings.num_workers is not None and settings.num_workers < 0:
         raise InputError(f"--num-workers is {settings.num_workers}; it must be 0 (in this process) or more")
     for path in (settings.checkpoint, settings.clustering):
@@ -142,8 +150,8 @@ def prepare(settings: PredictSettings, store: RecordStore, ranks: Ranks) -> None
 class Progress:
     """Which images have their lines, and what the lines say."""
 
-    done: set[tuple[str, int, int]] = field(default_factory=set)
-    counts: Counter = field(default_factory=Counter)  # images of each verdict, and "findings" in all
+    done: set[Key] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
 
     @classmethod
     def of(cls, store: RecordStore, files_may_be_empty: bool) -> "Progress":
@@ -152,18 +160,13 @@ class Progress:
         for line in store:
             if not files_may_be_empty or has_files(store.path.parent, line):
                 progress.done.add(key_of(line))
-                progress.count(line)
+                progress.tally.add(line)
         return progress
-
-    def count(self, line: Line) -> None:
-        """Add the verdict of an image."""
-        self.counts[line["verdict"]] += 1
-        self.counts["findings"] += len(line["instances"])
 
 
 def has_files(out: Path, line: Line) -> bool:
     """Whether the files that belong to a line are there and hold something."""
-    if line["verdict"] == ERROR:
+    if line["verdict"] in (ERROR, NOT_EXAMINED):
         return True
     folder = out / "report" / "images" / line["name"]
     files = [*(folder.iterdir() if folder.is_dir() else [folder]), *([out / line["mask"]] if "mask" in line else [])]
@@ -185,22 +188,35 @@ def examine_share(
     )
     with bar, store.appending(ranks.rank) as append:
         for result in examine_all(queue, settings, load, ranks):
-            if isinstance(result, list):  # the figures of a PDF come next
-                figures = [figure for figure in result if figure.key not in progress.done]
-                queue.extendleft(reversed(figures))
-                bar.total += len(result) - 1
-                bar.update(len(result) - len(figures))
-                continue
-            append(result)
-            progress.count(result)
-            bar.set_postfix(findings=progress.counts["findings"], errors=progress.counts[ERROR], refresh=False)
-            bar.update()
+            lines, finished = [result], 1
+            if isinstance(result, Parts):  # the images that a file holds come next
+                images = [image for image in result.images if image.key not in progress.done]
+                queue.extendleft(reversed(images))
+                bar.total += len(result.images) - 1
+                finished = len(result.images) - len(images)
+                lines = left_out(result, progress.done)
+            for line in lines:
+                append(line)
+                progress.tally.add(line)
+            tally = progress.tally
+            bar.set_postfix(findings=tally.findings, errors=tally.verdicts[ERROR], refresh=False)
+            bar.update(finished)
+
+
+def left_out(parts: Parts, done: Container[Key]) -> list[Line]:
+    """A line for each kind of thing that a file holds and that was not examined, unless it is `done`."""
+    lines: dict[Key, Line] = {}
+    for item in parts.not_examined:
+        line = not_examined_line(item.path, item.place, item.what, item.reason, item.count)
+        same = lines.setdefault(key_of(line), line)
+        same["count"] += 0 if same is line else item.count
+    return [line for key, line in lines.items() if key not in done]
 
 
 def examine_all(
     queue: deque[ImageSource], settings: PredictSettings, load: Load, ranks: Ranks
-) -> Iterator[Line | list[ImageSource]]:
-    """The line of each image of the queue, or the images that a file holds; see `run_jobs`.
+) -> Iterator[Line | Parts]:
+    """The line of each image of the queue, or what a file holds; see `run_jobs`.
 
     An image whose process died or took too long gets a line with the reason.
     """
@@ -215,9 +231,7 @@ def examine_all(
         yield result
 
 
-def start_examining(
-    settings: PredictSettings, load: Load, gpu: int
-) -> Callable[[ImageSource], Line | list[ImageSource]]:
+def start_examining(settings: PredictSettings, load: Load, gpu: int) -> Callable[[ImageSource], Line | Parts]:
     """In a worker process: load the detector, then examine what is given."""
     if settings.checkpoint is not None:
         import torch
@@ -227,15 +241,18 @@ def start_examining(
     return partial(examine, settings, load(settings))
 
 
-def examine(settings: PredictSettings, detect: Detect, source: ImageSource) -> Line | list[ImageSource]:
-    """The line of an image, once its mask and its part of the report are on disk; the images of a file that holds some.
+def examine(settings: PredictSettings, detect: Detect, source: ImageSource) -> Line | Parts:
+    """The line of an image, once its mask and its part of the report are on disk; what a file of images holds.
 
     An image that cannot be read gives a line with the reason. So does one that the program fails on: it costs this
     image and not the run, and its traceback goes to stderr.
     """
     try:
         if source.holds_images:
-            return source.parts()
+            parts = source.parts(settings.max_pages)
+            if parts.not_examined or [part.key for part in parts.images] != [source.key]:
+                return parts
+            source = parts.images[0]  # a file that could hold several images holds this one
         image = source.read(settings.max_megapixels)
         detection = detect(image)
     except (InputError, OSError) as fault:
@@ -262,12 +279,17 @@ def failed(source: ImageSource, fault: Exception) -> Line:
 
 def refused(source: ImageSource, reason: str) -> Line:
     """Line of an image that could not be examined."""
-    return error_line(source.path, unique_name(source.path, source.page, source.figure), source.place, reason)
+    return error_line(source.path, name_of(source), source.place, reason)
+
+
+def name_of(source: ImageSource) -> str:
+    """The unique name of an image's files."""
+    return unique_name(source.path, source.page, source.figure, source.part)
 
 
 def write_findings(out: Path, source: ImageSource, image: np.ndarray, detection: "Detection") -> Line:
     """Write the mask and the part of the report, and return the line."""
-    name = unique_name(source.path, source.page, source.figure)
+    name = name_of(source)
     line = result_line(source.path, name, source.place, detection)
     if "mask" in line:
         data = label_map_png(detection.masks)
@@ -283,59 +305,9 @@ def close(settings: PredictSettings, store: RecordStore, ranks: Ranks) -> int:
         for left in settings.out.glob(f"{folder}.*.tmp"):  # of a run that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     atomic_write(settings.out / "submission.csv", partial(write_submission, lines=store))
-    page = write_report(settings, store)
-    status = summarize(store, page)
+    page = write_run_page(settings.out, store, to_dict(settings), RUN_ONLY, settings.paths)
+    status = print_summary(store, page, store.path, HARMLESS)
     return 0 if ranks.world > 1 else status
-
-
-def write_report(settings: PredictSettings, store: RecordStore) -> Path:
-    """Write the page with the evidence of all images, and return its path."""
-    folder = settings.out / "report"
-
-    def entries() -> Iterator[Entry]:
-        for line in store:
-            if line["verdict"] == ERROR:
-                place = {name: line.get(name) for name in ("page", "figure", "box")}
-                yield error_entry(line["name"], line["path"], line["error"], **place)
-            else:
-                yield read_entry(folder, line["name"])
-
-    shown = to_dict(settings)
-    same_run = {name: value for name, value in shown.items() if name not in RUN_ONLY} | {
-        "out": str(settings.out.resolve())
-    }
-    names = ["/".join(Path(os.path.abspath(path)).parts[-2:]) for path in settings.paths]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return write_page(
-        folder,
-        entries,
-        title=f"Images of {', '.join(names[:3])}{more}",
-        run=hashlib.sha256(json.dumps(same_run, sort_keys=True).encode()).hexdigest()[:12],
-        details={
-            "Command": " ".join(["predict.py", *sys.argv[1:]]),
-            "Settings": json.dumps(shown),
-            "Python": platform.python_version(),
-        },
-    )
-
-
-def summarize(store: RecordStore, page: Path) -> int:
-    """Print what was found and where it is; return the exit status."""
-    progress, errors = Progress(), []
-    for line in store:
-        progress.count(line)
-        if line["verdict"] == ERROR and len(errors) < SHOWN_ERRORS:
-            errors.append(f"error: {line['path']}: {line['error']}")
-    found, clean, unread = (progress.counts[verdict] for verdict in (FOUND, CLEAN, ERROR))
-    print(
-        f"{found + clean + unread} images: {found} with findings ({progress.counts['findings']} in all), "
-        f"{clean} clean, {unread} not examined"
-    )
-    errors += [f"... and {unread - len(errors)} more, see {store.path}"] if unread > len(errors) else []
-    for error in errors:
-        print(one_line(error))
-    print(f"evidence: {page}")
-    return (5 if unread else 3) if found else (4 if unread else 0)
 
 
 if __name__ == "__main__":

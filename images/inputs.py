@@ -1,61 +1,73 @@
 """What a user gives to be examined: files, folders, patterns and PDFs become images, each with where it came from.
 
 A further kind of document that holds images needs its ending in `SUFFIXES` and a case of its own in
-`ImageSource.holds_images`, `ImageSource.parts` and `ImageSource.read`, which know PDFs only so far.
+`ImageSource.holds_images`, `ImageSource.parts` and `ImageSource.read`.
 """
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from config import MAX_PAGES
 from images.folders import IMAGE_SUFFIXES
+from images.not_examined import NotExamined
 from images.pdf import LEAST_SIDE, find_figures, read_figure
 from images.read import read_image
 from runtime.errors import InputError
+from runtime.records import in_order
 
 SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image: a file, or a figure of a PDF. A PDF without a figure stands for all the figures in it."""
+    """One image: a file, or an image in a file that holds several. A file of these stands for all images in it.
+
+    `part` tells images of one file apart where page and figure do not: two of them never have all three in common.
+    """
 
     path: str  # absolute
-    page: int | None = None  # of a PDF, from 1
+    page: int | None = None  # of a document, from 1
     figure: int | None = None  # on its page, from 1
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom on the page, in points
+    label: str | None = None  # as the document calls it: "Figure 3"
+    caption: str | None = None  # the first words of the caption, or the name of a channel
+    part: str | None = None  # which one it is: "channel 1 of 5", "page 2 of 3", or the name of an archive's member
+    hidden: bool = False  # lies in the file, but is not shown to a reader
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """Path, page and figure (0 where there is none): what tells images apart, and their order."""
-        return self.path, self.page or 0, self.figure or 0
+    def key(self) -> tuple[str, str, int, int, str]:
+        """What tells images apart, and their order: path, part, page and figure; as `report.lines.key_of`."""
+        return self.path, in_order(self.part or ""), self.page or 0, self.figure or 0, ""
 
     @property
     def place(self) -> dict[str, Any]:
-        """Page, figure and box, as far as there are any."""
-        place = {"page": self.page, "figure": self.figure, "box": self.box}
-        return {name: value for name, value in place.items() if value is not None}
+        """What is known of where the image comes from, beside its path, as far as there is any."""
+        names = ("part", "page", "figure", "box", "label", "caption", "hidden")
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, False)}
 
     @property
     def holds_images(self) -> bool:
         """Whether this is a file that holds images (`parts`), and no image itself."""
         return self.page is None and self.path.lower().endswith(".pdf")
 
-    def parts(self) -> list["ImageSource"]:
-        """The images that this file holds.
+    def parts(self, max_pages: int = MAX_PAGES) -> "Parts":
+        """The images that this file holds, and what in it is not examined.
 
+        Args:
+            max_pages: most pages, channels and planes of an image file; the others are told as not examined.
         Raises:
-            InputError: the file cannot be read, or holds no image that is large enough.
+            InputError: the file cannot be read, or holds nothing at all.
         """
         figures = find_figures(Path(self.path))
         if not figures:
             raise InputError(f"the PDF holds no image of at least {LEAST_SIDE} x {LEAST_SIDE} pixels")
-        return [ImageSource(self.path, f.page, f.figure, f.box) for f in figures]
+        return Parts([ImageSource(self.path, f.page, f.figure, f.box) for f in figures])
 
     def read(self, max_megapixels: float) -> np.ndarray:
         """Pixels (H, W, 3) uint8 RGB.
@@ -68,6 +80,14 @@ class ImageSource:
         if self.page is None:
             return read_image(Path(self.path), max_megapixels)
         return read_figure(Path(self.path), self.page, self.figure, max_megapixels)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a file holds."""
+
+    images: list[ImageSource]
+    not_examined: list[NotExamined] = field(default_factory=list)
 
 
 def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 An entry is a dictionary that becomes JSON, with these keys:
 
-- `name` (of its folder), `path`, `uri`; for a figure of a PDF also `page`, `figure` and `box`;
+- `name` (of its folder), `path`, `uri`; for an image out of a file that holds several, what is known of PLACE_KEYS;
 - `verdict` ("found", "clean" or "error"), `score`, `error` (only with the verdict "error");
 - `width`, `height`, `seconds`, `complete`, `reason`, as in a Detection;
 - `thumb`, `image`, `grid`, `anomaly`: names of image files in its folder;
@@ -15,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from detector import Detection
     from metrics import Record
 
-FOUND, CLEAN, ERROR = "found", "clean", "error"  # verdicts
+FOUND, CLEAN, ERROR, NOT_EXAMINED = "found", "clean", "error", "not examined"  # verdicts
+# Where an image comes from: `images.inputs.ImageSource` has the meaning of each.
+PLACE_KEYS = ("part", "page", "figure", "box", "label", "caption", "hidden")
 
 IMAGE_SIDE = 1400  # longest side of the image on its page, pixels
 THUMB_SIDE = 320  # longest side of a thumbnail, pixels
@@ -58,11 +60,9 @@ def write_entry(
     image: np.ndarray,
     detection: "Detection",
     *,
-    page: int | None = None,
-    figure: int | None = None,
-    box: Sequence[float] | None = None,
     truth: np.ndarray | None = None,
     record: "Record | None" = None,
+    **place: Any,
 ) -> Entry:
     """Write `folder/images/name/` for one image, whole or not at all, and return its entry.
 
@@ -72,10 +72,10 @@ def write_entry(
         path: the image's path, shown as text.
         image: (H, W, 3) uint8 RGB.
         detection: what was found in it.
-        page, figure, box: where it stands in a PDF: page and figure from 1, box (left, top, right, bottom) in points
-            from the page's upper left corner.
         truth: (K, H, W) bool true instances, K = 0 for an authentic image; None when unknown.
         record: the image's scores; without it the oF1 is computed from `truth`.
+        place: what of PLACE_KEYS is known. Page and figure are numbers from 1, box is (left, top, right, bottom) in
+            points from the page's upper left corner.
     Raises:
         OSError: the files cannot be written.
     """
@@ -84,7 +84,7 @@ def write_entry(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        entry = _image_entry(name, path, detection) | _place(page, figure, box)
+        entry = _image_entry(name, path, detection) | _place(place)
         _save(temporary / "thumb.webp", _shrink_to(image, THUMB_SIDE), 75)
         _save(temporary / "image.webp", _shrink_to(image, IMAGE_SIDE), 82)
         entry |= {"thumb": "thumb.webp", "image": "image.webp"}
@@ -105,28 +105,21 @@ def read_entry(folder: Path, name: str) -> Entry:
     return json.loads((folder / "images" / name / "entry.json").read_text())
 
 
-def error_entry(
-    name: str,
-    path: str | Path,
-    error: str,
-    *,
-    page: int | None = None,
-    figure: int | None = None,
-    box: Sequence[float] | None = None,
-) -> Entry:
-    """The entry of an image that could not be examined, with the reason; it has no files."""
+def error_entry(name: str, path: str | Path, error: str, **place: Any) -> Entry:
+    """The entry of an image that could not be examined, with the reason; it has no files. `place`: as `write_entry`."""
     entry = {"name": name, "path": str(path), "uri": _uri(path), "verdict": ERROR, "score": 0.0, "error": error}
-    return entry | {"instances": []} | _place(page, figure, box)
+    return entry | {"instances": []} | _place(place)
 
 
-def unique_name(path: str | Path, page: int | None = None, figure: int | None = None) -> str:
+def unique_name(path: str | Path, page: int | None = None, figure: int | None = None, part: str | None = None) -> str:
     """A name for an image's files, the same in every run: the readable part of its path, then a hash of all of it.
 
     At most 80 characters of `A-Za-z0-9._-`, so that it is safe in file names, URLs and HTML.
     """
     place = "" if page is None else f"-p{page}" + ("" if figure is None else f"-f{figure}")
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in Path(path).stem)[:48]
-    digest = hashlib.sha256(os.fsencode(path) + place.encode()).hexdigest()[:12]
+    inside = "" if part is None else f"\0{part}"
+    digest = hashlib.sha256(os.fsencode(path) + os.fsencode(inside + place)).hexdigest()[:12]
     return f"{stem.strip('_-') or 'image'}{place}-{digest}"
 
 
@@ -153,9 +146,11 @@ def _image_entry(name: str, path: str | Path, detection: "Detection") -> Entry:
     }
 
 
-def _place(page: int | None, figure: int | None, box: Sequence[float] | None) -> Entry:
-    place = {"page": page, "figure": figure, "box": None if box is None else [round(float(v), 1) for v in box]}
-    return {key: value for key, value in place.items() if value is not None}
+def _place(place: Mapping[str, Any]) -> Entry:
+    if unknown := place.keys() - set(PLACE_KEYS):
+        raise TypeError(f"an entry has no {', '.join(sorted(unknown))}")
+    known = {key: place[key] for key in PLACE_KEYS if place.get(key) not in (None, False)}
+    return known | ({"box": [round(float(v), 1) for v in known["box"]]} if "box" in known else {})
 
 
 def _uri(path: str | Path) -> str:

@@ -11,21 +11,24 @@ import cv2
 import numpy as np
 
 from metrics import AUTHENTIC, encode_mask, write_annotations
-from report.entries import CLEAN, ERROR, FOUND
+from report.entries import CLEAN, ERROR, FOUND, NOT_EXAMINED
 from report.sentences import describe_copy
 from report.shapes import bounding_box
+from runtime.records import in_order
 
 if TYPE_CHECKING:
     from copymove.copies import Copy, Instance
     from detector import Detection
 
 Line = dict[str, Any]
-Key = tuple[str, int, int]  # path, page, figure; 0 where there is none
+# Path, part, page, figure, and what was not examined; empty or 0 where there is none.
+Key = tuple[str, str, int, int, str]
 
 
 def key_of(line: Line) -> Key:
     """What tells lines apart, and their order. Raises KeyError where it is no line."""
-    return line["path"], line.get("page", 0), line.get("figure", 0)
+    left_out = f"{line['what']}: {line['reason']}" if line["verdict"] == NOT_EXAMINED else ""
+    return line["path"], in_order(line.get("part", "")), line.get("page", 0), line.get("figure", 0), left_out
 
 
 def result_line(path: str, name: str, place: Mapping[str, Any], detection: "Detection") -> Line:
@@ -34,7 +37,7 @@ def result_line(path: str, name: str, place: Mapping[str, Any], detection: "Dete
     Args:
         path: absolute path of the file.
         name: unique name of the image's files.
-        place: of a figure of a PDF: page, figure and box; else empty.
+        place: what is known of `PLACE_KEYS`.
     """
     line: Line = {"path": path, **place, "name": name, "width": detection.shape[1], "height": detection.shape[0]}
     line |= {"verdict": FOUND if detection.instances else CLEAN, "score": round(float(detection.score), 6)}
@@ -49,6 +52,12 @@ def result_line(path: str, name: str, place: Mapping[str, Any], detection: "Dete
 def error_line(path: str, name: str, place: Mapping[str, Any], error: str) -> Line:
     """Line of an image that could not be examined, with the reason; the others as for `result_line`."""
     return {"path": path, **place, "name": name, "verdict": ERROR, "score": 0.0, "error": error, "instances": []}
+
+
+def not_examined_line(path: str, place: Mapping[str, Any], what: str, reason: str, count: int) -> Line:
+    """Line of what a file holds and was not examined; `place` as far as there is any: part and page."""
+    line: Line = {"path": path, **place, "verdict": NOT_EXAMINED, "what": what, "reason": reason, "count": count}
+    return line | {"score": 0.0, "instances": []}
 
 
 def _describe_instance(instance: "Instance") -> dict[str, Any]:
@@ -100,7 +109,7 @@ def write_submission(path: Path, lines: Iterable[Line]) -> None:
 
     case_id is the file's name without its ending (with page and figure of a PDF), or the image's unique name where
     two would be the same or a spreadsheet would take it for a formula. An image that could not be examined counts as
-    authentic.
+    authentic; what was not examined at all has no row.
 
     Args:
         lines: of all images; they are gone through twice.
@@ -110,10 +119,13 @@ def write_submission(path: Path, lines: Iterable[Line]) -> None:
         place = f"-p{line['page']}-f{line['figure']}" if "figure" in line else ""
         return os.path.splitext(os.path.basename(line["path"]))[0] + place  # a million `Path`s would take a minute
 
-    counts = Counter(map(case, lines))
+    def images() -> Iterator[Line]:
+        return (line for line in lines if line["verdict"] != NOT_EXAMINED)
+
+    counts = Counter(map(case, images()))
 
     def rows() -> Iterator[tuple[str, str, str]]:
-        for line in lines:
+        for line in images():
             annotation = ";".join(json.dumps(instance["rle"]) for instance in line["instances"]) or AUTHENTIC
             yield case(line) if counts[case(line)] == 1 else line["name"], line["name"], annotation
 

@@ -30,6 +30,7 @@ def write_page(
     run: str,
     details: Mapping[str, str] | None = None,
     table: Sequence[Sequence[str]] = (),
+    not_examined: Sequence[Mapping[str, Any]] = (),
     embed_bytes: int = EMBED_BYTES,
 ) -> Path:
     """Write `folder/index.html` from the entries of `write_entry` and `error_entry`.
@@ -41,6 +42,7 @@ def write_page(
         run: identity of the run; the browser keeps the reviewer's verdicts under it.
         details: settings and versions, shown at the foot of the page.
         table: rows of a table of results, the first one its header.
+        not_examined: rows of the list of what was not examined: path, file, what, reason, count, places.
         embed_bytes: largest size in bytes of a page that holds its images; a larger page refers to the files.
     Returns:
         The page's path.
@@ -58,12 +60,14 @@ def write_page(
         "entries": (_with_sources(folder, entry, embedded) for entry in entries()),
         "details": dict(details or {}),
         "table": [list(row) for row in table],
+        "not_examined": list(not_examined),
         "plots": plot_scores(scored) if scored else [],
         "settings": {
             "run": run,
             "title": title,
             "colours": COLOURS,
             "truth_known": bool(scored),
+            "not_examined": sum(row["count"] for row in not_examined),
             "missed_f1": MISSED_F1,
             "difference_gain": DIFFERENCE_GAIN,
         },

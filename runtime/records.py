@@ -7,6 +7,7 @@ so that no two processes write to the same one; `merge` makes one sorted file of
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -114,6 +115,11 @@ class RecordStore:
                     ) from None
                 yield key, record, start
                 start += len(line)
+
+
+def in_order(text: str) -> str:
+    """A text as part of a key: numbers in it are ordered by their value, "page 2" before "page 10"."""
+    return re.sub(r"\d+", lambda digits: digits.group().zfill(12), text)
 
 
 def drop_torn_line(path: Path) -> None:

@@ -35,8 +35,14 @@ const colour = (n) => settings.colours[(n - 1) % settings.colours.length];
 const light = (n) => (colour(n) === "#0072B2" ? " light" : ""); // white letters on the one dark colour
 const fileName = (image) => image.path.split(/[\\/]/).pop() || image.path;
 const folderOf = (image) => image.path.slice(0, Math.max(0, image.path.length - fileName(image).length - 1));
-const place = (image) => (image.page ? `page ${image.page}` + (image.figure ? `, figure ${image.figure}` : "") : "");
-const title = (image) => fileName(image) + (image.page ? ` (${place(image)})` : "");
+// "Figure 3, page 7" where the document labels it, else "page 7, figure 2"; before it the part of the file.
+const place = (image) => {
+  const page = image.page ? `page ${image.page}` : "";
+  const figure = image.figure ? `figure ${image.figure}` : "";
+  const words = [image.part, ...(image.label ? [image.label, page] : [page, figure]), image.hidden ? "hidden: not shown to a reader" : ""];
+  return words.filter(Boolean).join(", ");
+};
+const title = (image) => fileName(image) + (place(image) ? ` (${place(image)})` : "");
 
 // An image in words -----------------------------------------------------------------------------------------------
 
@@ -66,6 +72,7 @@ function factsLine(image) {
     const [left, top, right, bottom] = image.box.map(Math.round);
     facts.push(`${place(image)}: ${left} to ${right} pt from the left, ${top} to ${bottom} pt from the top`);
   }
+  if (image.caption) facts.push(image.caption);
   if (image.seconds !== undefined) facts.push(`examined in ${image.seconds.toFixed(1)} s`);
   return [facts.join(" · "), facts.length ? " · " : "", h("a", { href: image.uri }, image.path)];
 }

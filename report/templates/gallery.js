@@ -16,11 +16,13 @@ function drawCounts() {
   const confirmed = given.filter((verdict) => verdict === "confirmed").length;
   const sentence = found
     ? [h("strong", {}, `${number.format(found)} of ${count(examined, "image", "images")}`), ` ${found === 1 ? "has" : "have"} findings: regions that appear more than once.`]
-    : [`No repeated region was found in ${count(examined, "image", "images")}.`];
+    : [examined ? `No repeated region was found in ${count(examined, "image", "images")}.` : "No image was examined."];
+  if (settings.not_examined) sentence.push(` Not examined: ${number.format(settings.not_examined)}, see the list below.`);
   $("headline").replaceChildren(...sentence);
   const items = [["images examined", examined], ["images with findings", found], ["findings", findings.length]];
   if (modelOnly) items.push(["findings by the model only", modelOnly]);
   if (errors) items.push(["could not be examined", errors]);
+  if (settings.not_examined) items.push(["not examined", settings.not_examined]);
   if (findings.length) items.push(["findings reviewed", `${given.length} of ${findings.length}`]);
   if (confirmed) items.push(["findings confirmed", confirmed]);
   const scored = images.filter((p) => p.truth);
@@ -57,7 +59,7 @@ const of1 = (image) => (image.truth ? image.truth.object_f1 : 2); // images with
 const share = (image) => image.instances.reduce((sum, i) => sum + i.area, 0) / Math.max(1, image.width * image.height || 1);
 const collator = new Intl.Collator("en", { numeric: true });
 const byTitle = (a, b) =>
-  collator.compare(a.path, b.path) || (a.page || 0) - (b.page || 0) || (a.figure || 0) - (b.figure || 0);
+  collator.compare(a.path, b.path) || collator.compare(a.part || "", b.part || "") || (a.page || 0) - (b.page || 0) || (a.figure || 0) - (b.figure || 0);
 
 function select() {
   const words = $("query").value.toLowerCase().split(/\s+/).filter(Boolean);

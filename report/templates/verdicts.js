@@ -43,7 +43,7 @@ function exported() {
       const verdict = verdictOf(image, instance);
       if (!verdict.verdict && !verdict.note) continue;
       findings.push({
-        path: image.path, page: image.page, figure: image.figure, image: image.name, finding: instance.id,
+        path: image.path, part: image.part, label: image.label, page: image.page, figure: image.figure, image: image.name, finding: instance.id,
         number: instance.number, score: instance.score, area: instance.area,
         verdict: verdict.verdict || null, note: verdict.note || "", changed: verdict.changed,
         evidence: instance.copies.map((copy) => copy.sentence),
