@@ -36,6 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from copymove.scoring import score_threshold
+from images.depth import Intensity
 from images.inputs import ImageSource, Parts, find_inputs
 from images.not_examined import HARMLESS
 from report.entries import ERROR, NOT_EXAMINED, unique_name, write_entry
@@ -253,7 +254,7 @@ def examine(settings: PredictSettings, detect: Detect, source: ImageSource) -> L
             if parts.not_examined or [part.key for part in parts.images] != [source.key]:
                 return parts
             source = parts.images[0]  # a file that could hold several images holds this one
-        image = source.read(settings.max_megapixels)
+        image, intensity = source.read_with_intensity(settings.max_megapixels)
         detection = detect(image)
     except (InputError, OSError) as fault:
         if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -262,7 +263,7 @@ def examine(settings: PredictSettings, detect: Detect, source: ImageSource) -> L
     except Exception as fault:
         return failed(source, fault)
     try:
-        return write_findings(settings.out, source, image, detection)
+        return write_findings(settings.out, source, image, intensity, detection)
     except OSError:
         raise  # of the output folder: no other image would fare better
     except Exception as fault:
@@ -287,10 +288,12 @@ def name_of(source: ImageSource) -> str:
     return unique_name(source.path, source.page, source.figure, source.part)
 
 
-def write_findings(out: Path, source: ImageSource, image: np.ndarray, detection: "Detection") -> Line:
+def write_findings(
+    out: Path, source: ImageSource, image: np.ndarray, intensity: Intensity | None, detection: "Detection"
+) -> Line:
     """Write the mask and the part of the report, and return the line."""
     name = name_of(source)
-    line = result_line(source.path, name, source.place, detection)
+    line = result_line(source.path, name, source.place, detection, None if intensity is None else intensity.to_dict())
     if "mask" in line:
         data = label_map_png(detection.masks)
         atomic_write(out / line["mask"], lambda temporary: temporary.write_bytes(data), lasting=False)

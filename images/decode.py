@@ -1,53 +1,67 @@
-"""Decode an image file with OpenCV or Pillow, and keep what their C libraries print off the terminal."""
+"""Decode an image file with tifffile, OpenCV or Pillow, and keep what their C libraries print off the terminal."""
 
 import contextlib
 import os
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from images.header import FORMATS, Header
 from images.parsing import read_bytes
+from images.raster import Raster
+from images.tiff import decode_tiff
 from runtime.errors import InputError
 
+BY_PILLOW = ("GIF",)  # formats that OpenCV reads otherwise in each of its versions, or not at all
 
-def decode(path: Path, header: Header) -> tuple[np.ndarray, bool]:
-    """Pixels (H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth, upright; and whether the colours are already
-    multiplied by alpha.
+
+def decode(path: Path, header: Header, number: int = 1) -> Raster:
+    """Pixels of one image of a file, from 1, upright.
 
     Raises:
-        InputError: the file is damaged, of an unknown kind, or a grey TIFF with transparency.
+        InputError: the file is damaged, or of a kind that is not read. Other exceptions of the libraries are passed on.
     """
-    if header.format != "TIFF":  # of other formats OpenCV applies the orientation only where it drops the alpha
-        return upright(_decode_with_opencv(path), header.orientation), False
-    try:
-        mode = decode_with_pillow(path).mode  # OpenCV returns a damaged TIFF without an error, Pillow raises one
-    except UnidentifiedImageError:  # a kind of TIFF that Pillow does not know
-        mode = ""
-    if mode in ("LA", "PA"):
-        raise InputError(f"cannot read {path}: OpenCV drops the transparency of a grey TIFF; save it as PNG")
-    pixels = _decode_with_opencv(path)  # of a TIFF it applies the orientation, and multiplies 8-bit colour by alpha
-    return pixels, pixels.dtype == np.uint8
+    if header.format == "TIFF":
+        raster = decode_tiff(path, number)
+    elif header.format in BY_PILLOW:
+        raster = _of_pillow(decode_with_pillow(path))
+    else:
+        raster = _decode_with_opencv(path)
+    turned = {
+        name: upright(value, header.orientation)
+        for name in ("values", "alpha")
+        if (value := getattr(raster, name)) is not None
+    }
+    return replace(raster, **turned)
 
 
-def _decode_with_opencv(path: Path) -> np.ndarray:
-    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA of any depth."""
+def _of_pillow(image: Image.Image) -> Raster:
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        return Raster(pixels[..., :3], pixels[..., 3])
+    return Raster(np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB")))
+
+
+def _decode_with_opencv(path: Path) -> Raster:
     _silence_opencv()
     try:
         data = np.frombuffer(read_bytes(path), np.uint8)
         with _quiet_stderr:
-            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)  # upright only where it drops the alpha: so never
     except cv2.error as fault:
         raise InputError(f"cannot read {path}: {' '.join((fault.err or str(fault)).split())}") from None
     if pixels is None or pixels.size == 0:
         raise InputError(f"cannot read {path}: it is damaged, cut off, or of a kind that OpenCV cannot read")
-    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
+    if pixels.ndim == 2:
+        return Raster(pixels)
+    if pixels.shape[2] not in (3, 4):
         raise InputError(f"cannot read {path}: it has {pixels.shape[2]} channels; 1, 3 and 4 (with alpha) are allowed")
-    return pixels
+    return Raster(pixels[..., 2::-1], pixels[..., 3] if pixels.shape[2] == 4 else None)
 
 
 def decode_with_pillow(path: Path) -> Image.Image:

@@ -9,7 +9,10 @@ from pathlib import Path
 from runtime.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm")
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+        *(".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
 MASK_SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 # Names of folders that are parts of a data set: without the folders beside them it is unknown what is forged.

@@ -14,7 +14,7 @@ from images.tiff import SIGNATURES, read_tiff_header
 from runtime.errors import InputError
 
 # Pillow knows many more formats. One of them, EPS, would start Ghostscript on a file from a stranger.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 # Allowed size of the decoded image per pixel of the limit: 4 bytes, that is 8 bit with alpha. Deeper images of as many
 # bytes have fewer pixels.
 BYTES_PER_PIXEL = 4
@@ -32,8 +32,8 @@ class Header:
     orientation: int  # EXIF, 1 to 8
 
 
-def read_header(path: Path, max_megapixels: float = math.inf) -> Header:
-    """Read the header of an image; nothing is decoded.
+def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -> Header:
+    """Read the header of an image, in a file of several that of one, from 1; nothing is decoded.
 
     Raises:
         InputError: the file is missing, not a regular file, not an image, or larger than `max_megapixels`.
@@ -49,7 +49,8 @@ def read_header(path: Path, max_megapixels: float = math.inf) -> Header:
         if not start:
             raise InputError(f"cannot read {path}: the file is empty")
         if start[:4] in SIGNATURES:
-            format, (height, width, orientation, pixel_bytes) = "TIFF", read_tiff_header(path)
+            tiff, format = read_tiff_header(path, number), "TIFF"
+            height, width, orientation, pixel_bytes = tiff.height, tiff.width, tiff.orientation, tiff.pixel_bytes
         else:
             with Image.open(path, formats=FORMATS) as image:
                 (width, height), format = image.size, image.format or ""

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from config import MAX_PAGES
+from images.depth import Intensity
 from images.folders import IMAGE_SUFFIXES
+from images.frames import frames_of
 from images.not_examined import NotExamined
 from images.pdf import LEAST_SIDE, find_figures, read_figure
-from images.read import read_image
+from images.read import read_with_intensity
 from runtime.errors import InputError
 from runtime.records import in_order
 
@@ -39,6 +41,7 @@ class ImageSource:
     caption: str | None = None  # the first words of the caption, or the name of a channel
     part: str | None = None  # which one it is: "channel 1 of 5", "page 2 of 3", or the name of an archive's member
     hidden: bool = False  # lies in the file, but is not shown to a reader
+    frame: int | None = None  # which image of an image file, from 1; None: all that it holds
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -54,7 +57,7 @@ class ImageSource:
     @property
     def holds_images(self) -> bool:
         """Whether this is a file that holds images (`parts`), and no image itself."""
-        return self.page is None and self.path.lower().endswith(".pdf")
+        return self.page is None and self.frame is None
 
     def parts(self, max_pages: int = MAX_PAGES) -> "Parts":
         """The images that this file holds, and what in it is not examined.
@@ -64,22 +67,30 @@ class ImageSource:
         Raises:
             InputError: the file cannot be read, or holds nothing at all.
         """
+        check_regular(self.path)
+        if not self.path.lower().endswith(".pdf"):
+            frames, left_out = frames_of(Path(self.path), max_pages)
+            images = [ImageSource(self.path, part=f.part, caption=f.caption, frame=f.number) for f in frames]
+            return Parts(images, left_out)
         figures = find_figures(Path(self.path))
         if not figures:
             raise InputError(f"the PDF holds no image of at least {LEAST_SIDE} x {LEAST_SIDE} pixels")
         return Parts([ImageSource(self.path, f.page, f.figure, f.box) for f in figures])
 
     def read(self, max_megapixels: float) -> np.ndarray:
-        """Pixels (H, W, 3) uint8 RGB.
+        """Pixels (H, W, 3) uint8 RGB; raises InputError as `read_with_intensity`."""
+        return self.read_with_intensity(max_megapixels)[0]
+
+    def read_with_intensity(self, max_megapixels: float) -> tuple[np.ndarray, Intensity | None]:
+        """Pixels (H, W, 3) uint8 RGB, and how the values of an image of more than 8 bits became these.
 
         Raises:
             InputError: the file cannot be read, or its image is larger than `max_megapixels`.
         """
-        if not os.path.isfile(self.path):  # reading from a pipe or a device may never end
-            raise InputError(f"cannot read {self.path}: it is gone, or not a regular file")
+        check_regular(self.path)
         if self.page is None:
-            return read_image(Path(self.path), max_megapixels)
-        return read_figure(Path(self.path), self.page, self.figure, max_megapixels)
+            return read_with_intensity(Path(self.path), max_megapixels, self.frame or 1)
+        return read_figure(Path(self.path), self.page, self.figure, max_megapixels), None
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,12 @@ class Parts:
 
     images: list[ImageSource]
     not_examined: list[NotExamined] = field(default_factory=list)
+
+
+def check_regular(path: str) -> None:
+    """Raise InputError where a path is no regular file: reading from a pipe or a device may never end."""
+    if not os.path.isfile(path):
+        raise InputError(f"cannot read {path}: it is gone, or not a regular file")
 
 
 def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:

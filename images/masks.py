@@ -108,7 +108,7 @@ def _read_mask_image(path: Path) -> np.ndarray:
     header = read_header(path)
     with parsing(path):
         if header.format == "TIFF":
-            values = decode(path, header)[0]
+            values = decode(path, header).labels()
         else:
             values = upright(np.asarray(decode_with_pillow(path)), header.orientation)
     if values.ndim == 3 and values.shape[2] in (2, 4):

@@ -5,11 +5,10 @@ Format and size are read from the header and checked against the limits before a
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from images.decode import decode
-from images.depth import row_blocks, to_8_bit
+from images.depth import Intensity
 from images.header import check_complete, read_header
 from images.parsing import parsing
 
@@ -26,34 +25,29 @@ def read_image_size(path: Path, max_megapixels: float) -> tuple[int, int]:
 
 
 def read_image(path: Path, max_megapixels: float = 200.0) -> np.ndarray:
-    """An image as it is shown: (H, W, 3) uint8 RGB, whatever its depth and channels.
+    """An image as it is shown: (H, W, 3) uint8 RGB, whatever its depth and channels; of a file of several the first.
 
-    The EXIF orientation is applied; grey becomes three equal channels; transparent parts lie over white; of a file
-    with several pages the first is read; other depths become 8 bit as `depth.to_8_bit` says.
+    The orientation is applied; grey becomes three equal channels; transparent parts lie over white; other depths
+    become 8 bit as images/depth.py says.
 
     Raises:
         InputError: the file is missing, not an image, damaged, cut off, or larger than `max_megapixels`, which the
             header tells before anything is decoded. Damage within the pixels of a JPEG, WebP, JPEG 2000 or a file
             that is not compressed stays unnoticed where the decoder does not notice it.
     """
+    return read_with_intensity(path, max_megapixels)[0]
+
+
+def read_with_intensity(
+    path: Path, max_megapixels: float = 200.0, number: int = 1
+) -> tuple[np.ndarray, Intensity | None]:
+    """One image of a file, from 1, as `read_image` gives it; and how its values became 8 bit, where they had more.
+
+    Raises:
+        InputError: there is no such image, or as `read_image` does.
+    """
     path = Path(path)
-    header = read_header(path, max_megapixels)
+    header = read_header(path, max_megapixels, number)
     check_complete(path, header.format)
     with parsing(path):
-        pixels, premultiplied = decode(path, header)
-        pixels = to_8_bit(pixels)
-        if pixels.ndim == 2:
-            return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-        if pixels.shape[2] == 3:
-            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-        return _over_white(pixels, premultiplied)
-
-
-def _over_white(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
-    """(H, W, 4) uint8 BGRA -> (H, W, 3) RGB; `premultiplied`: the colours are already multiplied by alpha."""
-    result = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for rows in row_blocks(pixels):
-        rgb, alpha = pixels[rows, :, 2::-1].astype(np.uint16), pixels[rows, :, 3:].astype(np.uint16)
-        opaque = rgb if premultiplied else (rgb * alpha + 127) // 255
-        result[rows] = np.minimum(opaque + (255 - alpha), 255)
-    return result
+        return decode(path, header, number).to_rgb()

