@@ -19,7 +19,7 @@ import numpy as np
 
 from detector import Detector
 from images.masks import read_masks
-from images.pdfium import figures_of, pixels_of
+from images.pdfium import contents_of, pixels_of
 from images.read import read_image
 from runtime.errors import InputError
 
@@ -65,8 +65,8 @@ def _read_mask(path: Path, folder: Path) -> None:
 
 def _read_pdf(path: Path, folder: Path) -> None:
     # Not in the process that usually reads PDFs: this one is guarded already.
-    for figure in figures_of(path)[:3]:
-        _check_pixels(pixels_of(path, figure.page, figure.figure, 200.0))
+    for figure in contents_of(path).figures[:3]:
+        _check_pixels(pixels_of(path, figure, 200.0))
 
 
 def _read_checkpoint(path: Path, folder: Path) -> None:

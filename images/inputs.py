@@ -18,7 +18,7 @@ from images.depth import Intensity
 from images.folders import IMAGE_SUFFIXES
 from images.frames import frames_of
 from images.not_examined import NotExamined
-from images.pdf import LEAST_SIDE, find_figures, read_figure
+from images.pdf import LEAST_SIDE, Figure, read_contents, read_figure
 from images.read import read_with_intensity
 from runtime.errors import InputError
 from runtime.records import in_order
@@ -42,6 +42,7 @@ class ImageSource:
     part: str | None = None  # which one it is: "channel 1 of 5", "page 2 of 3", or the name of an archive's member
     hidden: bool = False  # lies in the file, but is not shown to a reader
     frame: int | None = None  # which image of an image file, from 1; None: all that it holds
+    drawing: Figure | None = field(default=None, repr=False)  # how a figure of a PDF is drawn
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -72,10 +73,14 @@ class ImageSource:
             frames, left_out = frames_of(Path(self.path), max_pages)
             images = [ImageSource(self.path, part=f.part, caption=f.caption, frame=f.number) for f in frames]
             return Parts(images, left_out)
-        figures = find_figures(Path(self.path))
-        if not figures:
+        contents = read_contents(Path(self.path))
+        if not contents.figures and not contents.omissions:
             raise InputError(f"the PDF holds no image of at least {LEAST_SIDE} x {LEAST_SIDE} pixels")
-        return Parts([ImageSource(self.path, f.page, f.figure, f.box) for f in figures])
+        figures = [
+            ImageSource(self.path, f.page, f.figure, f.box, f.label, f.caption, hidden=f.hidden, drawing=f)
+            for f in contents.figures
+        ]
+        return Parts(figures, [NotExamined(self.path, o.page, o.what, o.reason, o.count) for o in contents.omissions])
 
     def read(self, max_megapixels: float) -> np.ndarray:
         """Pixels (H, W, 3) uint8 RGB; raises InputError as `read_with_intensity`."""
@@ -88,9 +93,9 @@ class ImageSource:
             InputError: the file cannot be read, or its image is larger than `max_megapixels`.
         """
         check_regular(self.path)
-        if self.page is None:
+        if self.drawing is None:
             return read_with_intensity(Path(self.path), max_megapixels, self.frame or 1)
-        return read_figure(Path(self.path), self.page, self.figure, max_megapixels), None
+        return read_figure(Path(self.path), self.drawing, max_megapixels), None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 # Reasons are short and fixed, so that they can be counted.
 LINE_ART = "line art"
 FURNITURE = "page furniture"  # the same small image on many pages: logos, headers, icons
+TEXT = "text"  # a table or a page of text that was inserted as an image
 LOCKED = "locked"
 HARMLESS = frozenset({FURNITURE})  # told, but no reason to call a document not wholly examined
 

@@ -1,27 +1,28 @@
-"""Figures out of PDF files: where they stand and their pixels.
+"""Figures out of PDF files: where they stand, what they are called, and their pixels as a reader sees them.
 
-A figure is one raster image of a page, with its own pixels. Images that touch or nearly touch (the panels of one
-figure, or strips into which a program cut an image) are one figure: there the page is drawn at the resolution of the
-finest of them. Figures that are drawn of lines and text alone are not extracted.
+A figure is what is shown on the page: turned, cropped, clipped, masked and covered as it is there. Where a figure is
+one raster image, upright or turned by right angles, the page is drawn on the image's own grid of pixels: every pixel
+that is shown is then the image's own, to the bit. Images that belong together (the panels of one figure, or strips
+into which a program cut an image) are one figure, drawn at the resolution of the finest of them; so are figures that
+mix images and lines, at 300 dpi at least.
+
+What a file holds but does not show (under a white rectangle, outside of a clip, in a hidden layer, off the page) is
+a figure of its own, named hidden. What is not examined (line art, page furniture, small images) is an `Omission`.
 
 PDFium, which does the work in pdfium.py, is a large library, and PDFs come from strangers: a file of 1 KB can ask for
 hours of work (forms drawn within forms), one of 2 MB for many GB of memory (packed page contents). It therefore runs
-in a process of its own, with limits on time and memory.
+in a process of its own (guarded.py), with limits on time and memory.
 """
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.errors import InputError
+from images.guarded import Limits, ask
 
+READER = "images.pdfium"
 LEAST_SIDE = 64  # smaller images (icons, logos, rules) are not figures, in pixels
 MAX_FIGURES = 5000  # in one file
 
@@ -29,72 +30,86 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of a PDF."""
+class View:
+    """How the points of a page become pixels: x' = scale_x * x + shift_x, and y' alike."""
 
-    page: int  # from 1
-    figure: int  # on its page, from 1, from top to bottom
-    box: Box  # in points (1/72 inch) from the upper left corner of the page as it is shown
+    scale_x: float  # pixels per point
+    shift_x: float
+    scale_y: float
+    shift_y: float
+    width: int  # pixels
+    height: int
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the process that runs PDFium may use."""
+class Patch:
+    """An image of a figure that is drawn on its own grid of pixels, without the other images."""
 
-    page_seconds: int = 8  # processor time for one page
-    total_seconds: int = 300  # processor time for all pages
-    memory: int = 2 << 30  # bytes
+    image: int  # counted as `Figure.image`
+    view: View
+    column: int  # where it is put
+    row: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a PDF, and how its pixels are made."""
+
+    page: int  # from 1
+    figure: int  # on its page, from 1, from top to bottom; hidden ones behind the others
+    box: Box  # in points (1/72 inch) from the upper left corner of the page as it is shown
+    label: str | None = None  # as "Figure 3"
+    caption: str | None = None  # its first words
+    hidden: bool = False  # whether it holds what is in the file but not shown
+    view: View | None = None  # in which the page is drawn
+    patches: list["Patch"] = field(default_factory=list)  # its images that are drawn one by one
+    own_grid: bool = False  # whether that is the grid of one image, which is never drawn coarser
+    image: int | None = None  # instead: the image whose own pixels it is, counted as `pdf_survey.images_of` does
+
+
+@dataclass(frozen=True)
+class Omission:
+    """What a page, or the file (page None), holds and what is not examined."""
+
+    page: int | None
+    what: str
+    reason: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a PDF holds."""
+
+    figures: list[Figure]  # in reading order
+    omissions: list[Omission]
 
 
 LIMITS = Limits()
 
-ROOT = Path(__file__).resolve().parent.parent
-# The project's folder comes first on the path: with `-m`, a folder `images` in the user's working directory would.
-PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from images.pdfium import answer; answer(sys.argv[1:])"
 
-
-def find_figures(path: Path) -> list[Figure]:
-    """Figures of all pages, in reading order.
+def read_contents(path: Path) -> Contents:
+    """The figures of all pages, and what is not examined.
 
     Raises:
         InputError: the file is damaged or locked, or takes more time, memory or figures than is allowed.
     """
-    return [Figure(page, figure, tuple(box)) for page, figure, box in _ask("figures", path)[0]]
+    answer = ask(READER, path, ["contents"], LIMITS)
+    figures = [figure_from(values) for values in answer["figures"]]
+    return Contents(figures, [Omission(**values) for values in answer["omissions"]])
 
 
-def read_figure(path: Path, page: int, figure: int, max_megapixels: float = 200.0) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of one figure of `find_figures`.
-
-    Raises:
-        InputError: there is no such figure, it is larger than `max_megapixels`, or as `find_figures` does.
-    """
-    return _ask("pixels", path, page, figure, max_megapixels)[1]
-
-
-def _ask(kind: str, path: Path, *where: Any) -> tuple[Any, np.ndarray | None]:
-    """Ask pdfium.py, in a process of its own: the JSON of its answer, and the pixels where there are some.
+def read_figure(path: Path, figure: Figure, max_megapixels: float = 200.0) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of one figure of `read_contents`.
 
     Raises:
-        InputError: there is no answer.
+        InputError: there is no such figure, it is larger than `max_megapixels`, or as `read_contents` does.
     """
-    limits = json.dumps(asdict(LIMITS))
-    command = [sys.executable, "-c", PROGRAM, str(ROOT), limits, kind, str(path), *map(str, where)]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each thread would reserve some of the allowed memory
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-        head, pixels = process.stdout.readline(), None
-        if kind == "pixels" and head:
-            pixels = np.empty(json.loads(head), np.uint8)
-            process.stdout.readinto(memoryview(pixels).cast("B"))
-        message = process.stderr.read().decode("utf-8", "surrogateescape").strip().split("\n")[-1]
-    status = process.returncode
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise InputError(
-            f"cannot read {path}: a page takes longer than {LIMITS.page_seconds} s, or all pages more than "
-            f"{LIMITS.total_seconds} s"
-        )
-    if status < 0:
-        gigabytes = LIMITS.memory >> 30
-        raise InputError(f"cannot read {path}: PDFium failed, perhaps for more than {gigabytes} GiB of memory")
-    if status:
-        raise InputError(message)
-    return json.loads(head), pixels
+    return ask(READER, path, ["pixels", asdict(figure), max_megapixels], LIMITS)
+
+
+def figure_from(values: dict[str, Any]) -> Figure:
+    """A figure from its JSON."""
+    view = None if values["view"] is None else View(**values["view"])
+    patches = [Patch(**patch | {"view": View(**patch["view"])}) for patch in values["patches"]]
+    return Figure(**values | {"box": tuple(values["box"]), "view": view, "patches": patches})
