@@ -13,7 +13,7 @@ from PIL import Image
 
 from images.header import FORMATS, Header
 from images.parsing import read_bytes
-from images.raster import Raster
+from images.raster import Raster, upright
 from images.tiff import decode_tiff
 from runtime.errors import InputError
 
@@ -26,6 +26,8 @@ def decode(path: Path, header: Header, number: int = 1) -> Raster:
     Raises:
         InputError: the file is damaged, or of a kind that is not read. Other exceptions of the libraries are passed on.
     """
+    if header.guest:
+        raise InputError(f"cannot read {path}: a mask is not read from {header.format}; save it as PNG")
     if header.format == "TIFF":
         raster = decode_tiff(path, number)
     elif header.format in BY_PILLOW:
@@ -70,17 +72,6 @@ def decode_with_pillow(path: Path) -> Image.Image:
         warnings.simplefilter("ignore")  # about unusual metadata
         image.load()
     return image
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an EXIF orientation, 1 to 8: transposed from 5 on, then mirrored (EXIF 2.3, tag 0x0112)."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def _silence_opencv() -> None:

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from images.frame_info import check_frame_size, check_size
+from images.guest import guest_frames
+from images.jpegxl import CODESTREAM as JPEGXL_CODESTREAM
+from images.jpegxl import CONTAINER as JPEGXL_CONTAINER
 from images.parsing import parsing, read_bytes
 from images.tiff import SIGNATURES, read_tiff_header
 from runtime.errors import InputError
 
 # Pillow knows many more formats. One of them, EPS, would start Ghostscript on a file from a stranger.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
-# Allowed size of the decoded image per pixel of the limit: 4 bytes, that is 8 bit with alpha. Deeper images of as many
-# bytes have fewer pixels.
-BYTES_PER_PIXEL = 4
 # The last bytes of a complete file. MPO is a JPEG of several images.
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 
@@ -30,6 +31,7 @@ class Header:
     height: int  # in pixels, of the image as it is shown, that is after the EXIF orientation
     width: int
     orientation: int  # EXIF, 1 to 8
+    guest: bool = False  # read in a process of its own (images/guarded.py)
 
 
 def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -> Header:
@@ -44,10 +46,9 @@ def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # reading from a pipe or a device may never end
             raise InputError(f"cannot read {path}: it is not a regular file")
-        with open(path, "rb") as file:
-            start = file.read(26)
-        if not start:
-            raise InputError(f"cannot read {path}: the file is empty")
+        start = read_start(path)
+        if (guest := guest_format(path, start)) is not None:
+            return _guest_header(path, guest, max_megapixels, number)
         if start[:4] in SIGNATURES:
             tiff, format = read_tiff_header(path, number), "TIFF"
             height, width, orientation, pixel_bytes = tiff.height, tiff.width, tiff.orientation, tiff.pixel_bytes
@@ -58,10 +59,43 @@ def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -
                 # Pillow decodes a whole PNG to look for EXIF behind the pixels; the EXIF before them is enough.
                 exif = Image.Exif() if format == "PNG" and "exif" not in image.info else image.getexif()
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
-    _check_size(path, (height, width), pixel_bytes, status.st_size, max_megapixels)
+    check_size(path, (height, width), pixel_bytes, status.st_size, max_megapixels)
     if orientation in range(5, 9):  # these exchange rows and columns
         height, width = width, height
     return Header(format, height, width, orientation if orientation in range(1, 9) else 1)
+
+
+def read_start(path: Path) -> bytes:
+    """The first bytes of a file, which tell its format. Raises InputError where it is empty."""
+    with open(path, "rb") as file:
+        start = file.read(136)
+    if not start:
+        raise InputError(f"cannot read {path}: the file is empty")
+    return start
+
+
+def guest_format(path: Path, start: bytes) -> str | None:
+    """The format of a file that is read in a process of its own (images/guest.py), by its first bytes; else None."""
+    suffix = path.suffix.lower()
+    if start[128:132] == b"DICM" or suffix in (".dcm", ".dicom"):
+        return "DICOM"
+    if start[4:8] == b"ftyp":
+        return "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIF"
+    if start.startswith((JPEGXL_CONTAINER, JPEGXL_CODESTREAM)):
+        return "JPEGXL"
+    if start.startswith(b"ZISRAWFILE"):
+        return "CZI"
+    if start.startswith(b"\xda\xce\xbe\x0a") or suffix == ".nd2":
+        return "ND2"
+    return "LIF" if start.startswith(b"\x70\0\0\0") and suffix == ".lif" else None
+
+
+def _guest_header(path: Path, format: str, max_megapixels: float, number: int) -> Header:
+    infos = guest_frames(path, format)
+    if not 1 <= number <= len(infos):
+        raise InputError(f"cannot read {path}: it has no image {number}; was it changed during the run?")
+    check_frame_size(path, infos[number - 1], max_megapixels)
+    return Header(format, infos[number - 1].height, infos[number - 1].width, 1, guest=True)
 
 
 def _bytes_per_pixel(image: Image.Image, start: bytes) -> int:
@@ -71,21 +105,6 @@ def _bytes_per_pixel(image: Image.Image, start: bytes) -> int:
         return {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}.get(colour_type, 4) * (2 if bits == 16 else 1)
     deep = image.format in ("JPEG2000", "PPM") or image.mode.startswith(("I", "F"))
     return len(image.getbands()) * (2 if deep else 1)
-
-
-def _check_size(path: Path, shape: tuple[int, int], pixel_bytes: int, file_bytes: int, max_megapixels: float) -> None:
-    """Refuse what would take too much memory: too many pixels, too many bytes when decoded, or too large a file."""
-    (height, width), limit = shape, f"the limit is {max_megapixels:g} (--max-megapixels)"
-    if height * width > max_megapixels * 1e6:
-        raise InputError(f"{path} is {width} x {height} px, {height * width / 1e6:.3g} megapixels; {limit}")
-    decoded_limit = max_megapixels * 1e6 * BYTES_PER_PIXEL  # bytes
-    if height * width * pixel_bytes > decoded_limit:
-        raise InputError(
-            f"{path} is {width} x {height} px of {pixel_bytes} bytes, which count as "
-            f"{height * width * pixel_bytes / BYTES_PER_PIXEL / 1e6:.3g} megapixels; {limit}"
-        )
-    if file_bytes > 2 * decoded_limit:
-        raise InputError(f"{path} has {file_bytes / 1e9:.3g} GB, far more than an image of the limit takes; {limit}")
 
 
 def check_complete(path: Path, format: str) -> None:

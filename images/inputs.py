@@ -16,14 +16,16 @@ import numpy as np
 from config import MAX_PAGES
 from images.depth import Intensity
 from images.folders import IMAGE_SUFFIXES
-from images.frames import frames_of
+from images.frames import UNSUPPORTED, frames_of
 from images.not_examined import NotExamined
 from images.pdf import LEAST_SIDE, Figure, read_contents, read_figure
 from images.read import read_with_intensity
 from runtime.errors import InputError
 from runtime.records import in_order
 
-SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
+# TIFFs of microscopes and of pathology, and formats that are read in a process of their own.
+FURTHER = (".lsm", ".stk", ".svs", ".btf", ".tf8", ".dcm", ".dicom", ".heic", ".heif", ".avif", ".jxl")
+SUFFIXES = IMAGE_SUFFIXES | {*FURTHER, ".czi", ".nd2", ".lif", ".pdf"} | UNSUPPORTED.keys()
 
 
 @dataclass(frozen=True)

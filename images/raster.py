@@ -66,6 +66,17 @@ class Raster:
         return full._in_8_bit()[0]
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation, 1 to 8: transposed from 5 on, then mirrored (EXIF 2.3, tag 0x0112)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
 def _over_white(rgb: np.ndarray, alpha: np.ndarray, premultiplied: bool) -> np.ndarray:
     """(H, W, 3) uint8 with alpha (H, W) uint8 over white; `premultiplied`: the colours are multiplied by alpha."""
     result = np.empty(rgb.shape, np.uint8)

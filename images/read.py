@@ -9,7 +9,8 @@ import numpy as np
 
 from images.decode import decode
 from images.depth import Intensity
-from images.header import check_complete, read_header
+from images.guest import guest_pixels
+from images.header import check_complete, guest_format, read_header, read_start
 from images.parsing import parsing
 
 
@@ -47,6 +48,10 @@ def read_with_intensity(
         InputError: there is no such image, or as `read_image` does.
     """
     path = Path(path)
+    with parsing(path):
+        format = guest_format(path, read_start(path))
+        if format is not None:  # it looks at the header itself: one process is enough
+            return guest_pixels(path, format, number, max_megapixels)
     header = read_header(path, max_megapixels, number)
     check_complete(path, header.format)
     with parsing(path):
