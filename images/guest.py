@@ -29,7 +29,7 @@ MODULES = {
     "LIF": "images.microscopes",
 }
 
-_last: list[Intensity | None] = [None]  # in the process: the mapping of the image that was read last
+_mappings: dict[int, Intensity | None] = {}  # in the process: of the images that were read, by number
 
 
 def guest_frames(path: Path, format: str) -> list[FrameInfo]:
@@ -45,7 +45,7 @@ def guest_pixels(path: Path, format: str, number: int, max_megapixels: float) ->
         InputError: there is no such image, it is larger than `max_megapixels`, or cannot be read.
     """
     pixels = ask("images.guest", path, ["pixels", format, number, max_megapixels], LIMITS, "reading it")
-    intensity = ask("images.guest", path, ["intensity"], LIMITS, "reading it")
+    intensity = ask("images.guest", path, ["intensity", number], LIMITS, "reading it")
     return pixels, None if intensity is None else Intensity(**intensity)
 
 
@@ -56,7 +56,8 @@ def answer(path: Path, question: list[Any], grant_time: Callable[[], None]) -> A
         InputError: there is no such image, it is too large, or it cannot be read.
     """
     if question[0] == "intensity":
-        return None if _last[0] is None else _last[0].to_dict()
+        mapping = _mappings[question[1]]
+        return None if mapping is None else mapping.to_dict()
     format = question[1]
     reader = importlib.import_module(MODULES[format])
     infos = reader.frames(path, format)
@@ -66,5 +67,5 @@ def answer(path: Path, question: list[Any], grant_time: Callable[[], None]) -> A
     if not 1 <= number <= len(infos):
         raise InputError(f"cannot read {path}: it has no image {number}; was it changed during the run?")
     check_frame_size(path, infos[number - 1], max_megapixels)
-    pixels, _last[0] = reader.pixels(path, format, number).to_rgb()
+    pixels, _mappings[number] = reader.pixels(path, format, number).to_rgb()
     return pixels

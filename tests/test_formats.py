@@ -175,6 +175,6 @@ def test_limits_of_the_process(tmp_path, monkeypatch):
     (tmp_path / "x.dcm").write_bytes(b"nothing of the kind" * 20)
     with pytest.raises(InputError, match=r"x\.dcm"):
         read_image(tmp_path / "x.dcm")
-    monkeypatch.setattr(guest, "LIMITS", guarded.Limits(memory=400 << 20))
+    monkeypatch.setattr(guest, "LIMITS", guarded.Limits(memory=1 << 20))
     with pytest.raises(InputError, match=r"x\.jxl"):
         read_image(tmp_path / "x.jxl")
