@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from images.folders import IMAGE_SUFFIXES
 from images.guest import guest_frames
 from images.header import FORMATS, guest_format, read_header, read_start
 from images.not_examined import NotExamined, over_max_pages, unsupported
@@ -22,6 +23,11 @@ UNSUPPORTED = {
     **{".dng": "raw data of a camera", ".cr2": "raw data of a camera", ".cr3": "raw data of a camera"},
     **{".nef": "raw data of a camera", ".arw": "raw data of a camera", ".xcf": "GIMP", ".vsi": "Olympus VSI"},
     **{".oib": "Olympus OIB", ".oif": "Olympus OIF", ".lof": "Leica LOF", ".pzfx": "GraphPad Prism"},
+}
+# Image files that are read: also TIFFs of microscopes and of pathology, and what is read in a process of its own.
+READ_SUFFIXES = IMAGE_SUFFIXES | {
+    *(".lsm", ".stk", ".svs", ".btf", ".tf8", ".dcm", ".dicom", ".heic", ".heif", ".avif", ".jxl"),
+    *(".czi", ".nd2", ".lif"),
 }
 OPTIONAL = {"CZI": "czifile", "ND2": "nd2", "LIF": "liffile"}  # formats whose reader may be missing, and its package
 

@@ -8,11 +8,14 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The project's folder comes first on the path: with `-m`, a folder `images` in the user's working directory would.
 PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from images.guarded import serve; serve(*sys.argv[1:])"
 
+FOLDER = "READER_FOLDER"  # environment: where the process may put files; made and removed by it
 # `answer(path, question, grant_time)` of a reader's module: JSON values, or pixels (H, W, 3) uint8.
 Answer = Callable[[Path, list[Any], Callable[[], None]], Any]
 
@@ -45,7 +49,9 @@ class _Process:
     def __init__(self, key: tuple, module: str, path: Path, limits: Limits) -> None:
         self.key = key
         command = [sys.executable, "-c", PROGRAM, str(ROOT), module, json.dumps(asdict(limits)), str(path)]
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each thread would reserve some of the memory
+        self.folder = os.path.join(tempfile.gettempdir(), f"reader-{uuid.uuid4().hex}")
+        # Each thread of OpenBLAS would reserve some of the memory.
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", FOLDER: self.folder}
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         self.popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, env=environment)
 
@@ -69,7 +75,9 @@ class _Process:
         for pipe in (self.popen.stdin, self.popen.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-        return self.popen.wait()
+        status = self.popen.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)  # what a killed process left there
+        return status
 
 
 _lock = threading.Lock()

@@ -15,17 +15,15 @@ import numpy as np
 
 from config import MAX_PAGES
 from images.depth import Intensity
-from images.folders import IMAGE_SUFFIXES
-from images.frames import UNSUPPORTED, frames_of
+from images.documents import DOCUMENT_SUFFIXES, document_contents, document_pixels
+from images.frames import READ_SUFFIXES, UNSUPPORTED, frames_of
 from images.not_examined import NotExamined
 from images.pdf import LEAST_SIDE, Figure, read_contents, read_figure
 from images.read import read_with_intensity
 from runtime.errors import InputError
 from runtime.records import in_order
 
-# TIFFs of microscopes and of pathology, and formats that are read in a process of their own.
-FURTHER = (".lsm", ".stk", ".svs", ".btf", ".tf8", ".dcm", ".dicom", ".heic", ".heif", ".avif", ".jxl")
-SUFFIXES = IMAGE_SUFFIXES | {*FURTHER, ".czi", ".nd2", ".lif", ".pdf"} | UNSUPPORTED.keys()
+SUFFIXES = READ_SUFFIXES | UNSUPPORTED.keys() | DOCUMENT_SUFFIXES | {".pdf"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class ImageSource:
     part: str | None = None  # which one it is: "channel 1 of 5", "page 2 of 3", or the name of an archive's member
     hidden: bool = False  # lies in the file, but is not shown to a reader
     frame: int | None = None  # which image of an image file, from 1; None: all that it holds
-    drawing: Figure | None = field(default=None, repr=False)  # how a figure of a PDF is drawn
+    drawing: Figure | None = field(default=None, repr=False, compare=False)  # how a figure of a PDF is drawn
+    way: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # to an image in a document
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -60,7 +59,7 @@ class ImageSource:
     @property
     def holds_images(self) -> bool:
         """Whether this is a file that holds images (`parts`), and no image itself."""
-        return self.page is None and self.frame is None
+        return self.drawing is None and self.way is None and self.frame is None
 
     def parts(self, max_pages: int = MAX_PAGES) -> "Parts":
         """The images that this file holds, and what in it is not examined.
@@ -71,7 +70,10 @@ class ImageSource:
             InputError: the file cannot be read, or holds nothing at all.
         """
         check_regular(self.path)
-        if not self.path.lower().endswith(".pdf"):
+        suffix = os.path.splitext(self.path)[1].lower()
+        if suffix in DOCUMENT_SUFFIXES:
+            return self._parts_of_document(max_pages)
+        if suffix != ".pdf":
             frames, left_out = frames_of(Path(self.path), max_pages)
             images = [ImageSource(self.path, part=f.part, caption=f.caption, frame=f.number) for f in frames]
             return Parts(images, left_out)
@@ -84,6 +86,15 @@ class ImageSource:
         ]
         return Parts(figures, [NotExamined(self.path, o.page, o.what, o.reason, o.count) for o in contents.omissions])
 
+    def _parts_of_document(self, max_pages: int) -> "Parts":
+        images, left_out = document_contents(Path(self.path), max_pages)
+        if not images and not left_out:
+            raise InputError(f"cannot examine {self.path}: it holds no images")
+        return Parts(
+            [ImageSource(self.path, **fields) for fields in images],
+            [NotExamined(self.path, **fields) for fields in left_out],
+        )
+
     def read(self, max_megapixels: float) -> np.ndarray:
         """Pixels (H, W, 3) uint8 RGB; raises InputError as `read_with_intensity`."""
         return self.read_with_intensity(max_megapixels)[0]
@@ -95,6 +106,8 @@ class ImageSource:
             InputError: the file cannot be read, or its image is larger than `max_megapixels`.
         """
         check_regular(self.path)
+        if self.way is not None:
+            return document_pixels(Path(self.path), self.way, max_megapixels), None
         if self.drawing is None:
             return read_with_intensity(Path(self.path), max_megapixels, self.frame or 1)
         return read_figure(Path(self.path), self.drawing, max_megapixels), None

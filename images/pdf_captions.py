@@ -162,3 +162,9 @@ def running_text(lines: Sequence[Line], captions: Sequence[Caption]) -> list[Lin
 def _inside(line: Line, box: Box) -> bool:
     x, y = (line.box[0] + line.box[2]) / 2, (line.box[1] + line.box[3]) / 2
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def caption_in(text: str) -> tuple[str, str | None] | None:
+    """Label and first words of a paragraph that is a caption, or None."""
+    found = captions_of([Line((0.0, 0.0, 1.0, 1.0), " ".join(text.split()))])
+    return (found[0].label, found[0].words or None) if found else None

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pypdfium2
+import pypdfium2.raw as raw
 
-from images.not_examined import over_limit
+from images.not_examined import LOCKED, over_limit
 from images.pdf import MAX_FIGURES, Contents, Figure, Omission, figure_from
 from images.pdf_figures import figures_of, furniture_of, without_others
 from images.pdf_page import DEEPEST, MAX_OBJECTS, Page, inactive, scaled
 from images.pdf_survey import PageSurvey, as_shown, images_of, own_pixels, raster_of, survey
 from images.text_images import is_text
 from runtime.errors import InputError
+
+
+class Locked(InputError):
+    """A PDF that cannot be read without its password."""
+
 
 GLIMPSE = 4_000_000  # pixels of the drawing in which it is found whether an image is one of text
 
@@ -24,8 +30,15 @@ def contents_of(path: Path, before_page: Callable[[], None] = lambda: None) -> C
     """What a PDF holds; `before_page` is called before each page.
 
     Raises:
-        InputError: the file is damaged or locked, or holds too many figures.
+        InputError: the file is damaged, or holds too many figures.
     """
+    try:
+        return _survey_all(path, before_page)
+    except Locked:
+        return Contents([], [Omission(None, "file", LOCKED)])
+
+
+def _survey_all(path: Path, before_page: Callable[[], None]) -> Contents:
     pages: list[PageSurvey] = []
     with _document(path) as document:
         for number in range(len(document)):
@@ -125,7 +138,9 @@ def _document(path: Path) -> Iterator[pypdfium2.PdfDocument]:
         with pypdfium2.PdfDocument(path) as document:
             yield document
     except pypdfium2.PdfiumError as fault:
-        raise InputError(f"cannot read {path}: {fault}; a locked PDF must be saved without its password") from None
+        if getattr(fault, "err_code", None) == raw.FPDF_ERR_PASSWORD:
+            raise Locked(f"cannot read {path}: it is locked; save it without its password") from None
+        raise InputError(f"cannot read {path}: {fault}") from None
 
 
 def answer(path: Path, question: list[Any], grant_time: Callable[[], None]) -> Any:

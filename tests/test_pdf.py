@@ -61,7 +61,7 @@ def test_figures_of_a_pdf(paper):
 def test_files_that_are_no_pdf(tmp_path):
     """PDFium's words reach the user in one line that names the file."""
     (tmp_path / "x.pdf").write_bytes(b"%PDF-1.7 broken")
-    with pytest.raises(InputError, match=r"cannot read .*x\.pdf: .*without its password") as caught:
+    with pytest.raises(InputError, match=r"cannot read .*x\.pdf: ") as caught:
         read_contents(tmp_path / "x.pdf")
     assert "\n" not in str(caught.value)
 
