@@ -21,6 +21,7 @@ from runtime.workers import Lost, run_jobs
 
 SECONDS = 10.0  # longest time for one file
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "npy": ".npy", "pdf": ".pdf", "checkpoint": ".pt"}
+SUFFIXES |= {kind: f".{kind}" for kind in ("docx", "pptx", "odt", "zip", "html")}
 
 
 def campaign(kind: str, count: int, seed: int, out: Path) -> Counter:

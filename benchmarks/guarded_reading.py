@@ -19,6 +19,7 @@ import numpy as np
 
 from detector import Detector
 from images.masks import read_masks
+from images.members import contents, pixels
 from images.pdfium import contents_of, pixels_of
 from images.read import read_image
 from runtime.errors import InputError
@@ -69,6 +70,11 @@ def _read_pdf(path: Path, folder: Path) -> None:
         _check_pixels(pixels_of(path, figure, 200.0))
 
 
+def _read_document(path: Path, folder: Path) -> None:
+    for image in contents(path, path.name, 20, lambda: None).images[:3]:
+        _check_pixels(pixels(path, image["way"], 200.0, lambda: None))
+
+
 def _read_checkpoint(path: Path, folder: Path) -> None:
     Detector.load(path, backbone=str(folder))
 
@@ -80,6 +86,7 @@ READERS: dict[str, Callable[[Path, Path], None]] = {
     "npy": _read_mask,
     "pdf": _read_pdf,
     "checkpoint": _read_checkpoint,
+    **dict.fromkeys(("docx", "pptx", "odt", "zip", "html"), _read_document),
 }
 
 

@@ -124,10 +124,19 @@ def _change_png(data: bytes, rng: np.random.Generator) -> bytes:
 
 def _change_checkpoint(data: bytes, rng: np.random.Generator) -> bytes:
     """A checkpoint whose pickle, or less often another member of its archive, is changed; the archive is valid."""
+    return _change_archive(data, rng, lambda name: name.endswith("data.pkl"))
+
+
+def _change_document(data: bytes, rng: np.random.Generator) -> bytes:
+    """An Office document or archive one of whose members, most often one of XML, is changed; the archive is valid."""
+    return _change_archive(data, rng, lambda name: name.endswith((".xml", ".rels", ".docx")))
+
+
+def _change_archive(data: bytes, rng: np.random.Generator, is_favourite: Callable[[str], bool]) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    names = [name for name in members if name.endswith("data.pkl")]
-    chosen = names[0] if rng.random() < 0.8 else list(members)[rng.integers(len(members))]
+    names = [name for name in members if is_favourite(name)] if rng.random() < 0.8 else list(members)
+    chosen = names[rng.integers(len(names))]
     members[chosen] = _change(members[chosen], [members[chosen]], rng)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -139,4 +148,5 @@ def _change_checkpoint(data: bytes, rng: np.random.Generator) -> bytes:
 INSIDE: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     "png": _change_png,
     "checkpoint": _change_checkpoint,
+    **dict.fromkeys(("docx", "pptx", "odt", "zip"), _change_document),
 }

@@ -1,4 +1,5 @@
-"""Valid files of the formats that the robustness benchmark mutates (PNG, JPEG, TIFF, NPY, PDF, checkpoints), all small.
+"""Valid files of the formats that the robustness benchmark mutates (PNG, JPEG, TIFF, NPY, PDF, checkpoints; Office
+documents, archives and HTML in made_documents.py), all small.
 
 WebP, BMP, JPEG 2000 and PPM are read, too, but are not mutated.
 """
@@ -18,6 +19,7 @@ from PIL import Image
 
 from backbones import random_backbone
 from benchmarks.guarded_reading import SHAPE
+from benchmarks.made_documents import valid_documents
 from checkpoints import CHECKPOINT_FORMAT, model_state
 from config import ModelSettings
 from model import ForgeryModel
@@ -27,9 +29,12 @@ ORIENTATION = 0x0112  # EXIF and TIFF tag
 
 
 def valid_files(kind: str, folder: Path) -> list[bytes]:
-    """Valid files of a format: png, jpeg, tiff, npy, pdf or checkpoint. A checkpoint's backbone goes into `folder`."""
+    """Valid files of one of the formats. A checkpoint's backbone goes into `folder`."""
     if kind == "checkpoint":
         return _checkpoints(folder)
+    if kind in ("docx", "pptx", "odt", "zip", "html"):
+        folder.mkdir(parents=True, exist_ok=True)
+        return valid_documents(kind, folder)
     return {"png": _pngs, "jpeg": _jpegs, "tiff": _tiffs, "npy": _npys, "pdf": _pdfs}[kind]()
 
 

@@ -32,7 +32,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         InputError: it is damaged, holds too many members, or a member exceeds a limit.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             if len(archive.infolist()) > MAX_MEMBERS:
                 raise InputError(f"{path} holds more than {MAX_MEMBERS} files; unpack it and give the folder")
             yield archive
@@ -42,6 +42,13 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise InputError(
             f"cannot read {path}: it is damaged, or no zip archive: {' '.join(str(fault).split())}"
         ) from None
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except OSError as fault:
+        raise zipfile.BadZipFile(str(fault)) from None
 
 
 def refusal(member: zipfile.ZipInfo) -> str | None:
@@ -71,8 +78,11 @@ def unpack(archive: zipfile.ZipFile, name: str, most: int = MAX_MEMBER) -> bytes
         raise InputError(f"{name} is not unpacked: {reason}")
     if member.file_size > most:
         raise InputError(f"{name} has {member.file_size} bytes; at most {most} are read")
-    with archive.open(member) as file:
-        return file.read(member.file_size + 1)[: member.file_size]
+    try:
+        with archive.open(member) as file:
+            return file.read(member.file_size + 1)[: member.file_size]
+    except OSError as fault:  # an offset before the file
+        raise InputError(f"{name} is damaged: {fault}") from None
 
 
 @contextmanager

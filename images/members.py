@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from images.open_document import is_locked, open_document
 from images.pdf import LEAST_SIDE, figure_from
 from images.pdfium import contents_of, pixels_of
 from images.read import read_image_size, read_with_intensity
+from images.tiff import SIGNATURES
 from runtime.errors import InputError
 
 READERS = {"doc": word_document, "ppt": presentation, "pps": presentation, "odt": open_document, "odp": open_document}
@@ -130,7 +131,7 @@ def _add_members(found: Found, archive: Any, max_pages: int, grant_time: GrantTi
                 found.leave_out("file", reason, part=name)
                 continue
             try:
-                with as_file(unpack(archive, name), kept_suffix(name)) as file:
+                with _member(archive, name) as file:
                     inside = contents(file, name, max_pages, grant_time, depth + 1)
             except InputError as fault:
                 found.leave_out("file", f"could not be read: {_plain(fault, name)}", part=name)
@@ -174,7 +175,7 @@ def _is_picture(name: str) -> bool:
 def _is_small(archive: Any, member: str) -> bool:
     """Whether a picture that many slides show is no figure: up to 0.25 megapixels."""
     try:
-        with as_file(unpack(archive, member), kept_suffix(member)) as file:
+        with _member(archive, member) as file:
             height, width = read_image_size(file, 1e6)
     except InputError:
         return False
@@ -194,7 +195,7 @@ def _add_picture(found: Found, archive: Any, picture: Picture, number: int) -> N
         found.leave_out("picture", reason, page=picture.page, part=picture.member)
         return
     try:
-        with as_file(unpack(archive, picture.member), kept_suffix(picture.member)) as file:
+        with _member(archive, picture.member) as file:
             height, width = read_image_size(file, 1e6)
         left, top, right, bottom = picture.crop
         if min(height * (1 - top - bottom), width * (1 - left - right)) < LEAST_SIDE:
@@ -224,7 +225,7 @@ def _add_html(found: Found, path: Path, depth: int) -> None:
         part = f"picture {number}, within the file" if embedded else address
         if depth and not embedded:
             continue
-        if not embedded and (file is None or not file.is_file()):
+        if not embedded and (file is None or not os.path.isfile(file)):
             found.leave_out("picture", "lies outside of the folder" if file is None else "is missing", part=part)
         elif "svg" in address[:20].lower() or address.lower().endswith(".svg"):
             found.leave_out("picture", LINE_ART, part=part)
@@ -286,15 +287,23 @@ def _step(path: Path, way: dict[str, Any]) -> Iterator[Path]:
         content = data_of(html_pictures(path)[0][way["data"] - 1].address)
     else:
         file = local_file(path.parent, way["file"])
-        if file is None or not file.is_file():
+        if file is None or not os.path.isfile(file):
             raise InputError(f"{way['file']} is gone")
         yield file
         return
-    with as_file(content, kept_suffix(way.get("member", ".png"))) as file:
+    with as_file(content, kept_suffix(way.get("member", "picture.png"), content)) as file:
         yield file
 
 
-def kept_suffix(name: str) -> str | None:
+def _member(archive: Any, name: str) -> AbstractContextManager[Path]:
+    """A member as a file."""
+    content = unpack(archive, name)
+    return as_file(content, kept_suffix(name, content))
+
+
+def kept_suffix(name: str, content: bytes) -> str | None:
     """The ending that a file must have on the disk to be read; None for what is read from memory."""
     suffix = os.path.splitext(name)[1].lower()
+    if content[:4] in SIGNATURES:  # a TIFF, whatever it is called
+        return ".tif"
     return None if suffix in IN_MEMORY else suffix

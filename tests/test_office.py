@@ -6,9 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from images.inputs import ImageSource
-from runtime.errors import InputError
-from tests.made_documents import (
+from benchmarks.made_documents import (
     OTHER,
     PICTURE,
     docx,
@@ -21,6 +19,8 @@ from tests.made_documents import (
     save_zip,
     slide_picture,
 )
+from images.inputs import ImageSource
+from runtime.errors import InputError
 from tests.made_pdfs import DRAW, TEXTURE, image, make_pdf
 
 CROP = '<a:srcRect l="20000" b="10000"/>'  # 60 of 300 columns, 20 of 200 rows
