@@ -41,6 +41,7 @@ def png(pixels: np.ndarray = PICTURE) -> bytes:
 
 def save_zip(path: Path, members: Mapping[str, str | bytes]) -> Path:
     """Write an archive of names and contents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)

@@ -116,7 +116,7 @@ def unique_name(path: str | Path, page: int | None = None, figure: int | None = 
 
     At most 80 characters of `A-Za-z0-9._-`, so that it is safe in file names, URLs and HTML.
     """
-    place = "" if page is None else f"-p{page}" + ("" if figure is None else f"-f{figure}")
+    place = ("" if page is None else f"-p{page}") + ("" if figure is None else f"-f{figure}")
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in Path(path).stem)[:48]
     inside = "" if part is None else f"\0{part}"
     digest = hashlib.sha256(os.fsencode(path) + os.fsencode(inside + place)).hexdigest()[:12]

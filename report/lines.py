@@ -121,7 +121,8 @@ def write_submission(path: Path, lines: Iterable[Line]) -> None:
     """
 
     def case(line: Line) -> str:
-        place = f"-p{line['page']}-f{line['figure']}" if "figure" in line else ""
+        place = f"-p{line['page']}" if "page" in line else ""
+        place += f"-f{line['figure']}" if "figure" in line else ""
         return os.path.splitext(os.path.basename(line["path"]))[0] + place  # a million `Path`s would take a minute
 
     def images() -> Iterator[Line]:

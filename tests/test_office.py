@@ -1,7 +1,9 @@
 """Office documents, archives and HTML files: which pictures they show, as they show them, and what they hide."""
 
 import base64
+import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ from benchmarks.made_documents import (
     save_zip,
     slide_picture,
 )
+from config import MatchingSettings, PredictSettings
 from images.inputs import ImageSource
+from predict import main
 from runtime.errors import InputError
 from tests.made_pdfs import DRAW, TEXTURE, image, make_pdf
 
@@ -54,6 +58,18 @@ def test_word_document(tmp_path):
     ]
     assert same(pixels, [PICTURE, OTHER[:180, 60:], OTHER])
     assert left_out == [("word/media/e.emf", "unsupported: EMF")]
+
+
+def test_run_on_a_word_document(tmp_path):
+    """A picture that stands twice is two images, each with its line, its files and its row of the submission."""
+    path = docx(tmp_path / "in/a.docx", drawing("a"), "Figure 1. Cells", drawing("a"), "Figure 2. Cells", drawing("b"))
+    settings = PredictSettings(paths=(path,), out=tmp_path / "out", evidence_only=True, num_workers=0)
+    assert main(replace(settings, matching=MatchingSettings(matching_kinds=("exact",)))) in (0, 3)
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == ["Figure 1", "Figure 2", "Figure 2"]
+    assert len({line["name"] for line in lines}) == 3
+    rows = (tmp_path / "out/submission.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["a-f1", "a-f2", "a-f3"]
 
 
 def test_word_furniture_and_unused(tmp_path):
