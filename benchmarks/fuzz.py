@@ -22,6 +22,7 @@ from runtime.workers import Lost, run_jobs
 SECONDS = 10.0  # longest time for one file
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "npy": ".npy", "pdf": ".pdf", "checkpoint": ".pt"}
 SUFFIXES |= {kind: f".{kind}" for kind in ("docx", "pptx", "odt", "zip", "html")}
+SUFFIXES |= {"gif": ".gif", "jpeg2000": ".jp2", "dicom": ".dcm", "heic": ".heic", "avif": ".avif", "jpegxl": ".jxl"}
 
 
 def campaign(kind: str, count: int, seed: int, out: Path) -> Counter:

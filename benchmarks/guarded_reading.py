@@ -18,10 +18,13 @@ import cv2
 import numpy as np
 
 from detector import Detector
+from images.frames import frames_of
+from images.guest import answer
 from images.masks import read_masks
 from images.members import contents, pixels
+from images.parsing import parsing
 from images.pdfium import contents_of, pixels_of
-from images.read import read_image
+from images.read import read_with_intensity
 from runtime.errors import InputError
 
 MEMORY = 2 << 30  # bytes that the process may map beyond what it has when the guard starts
@@ -52,7 +55,9 @@ def read(kind: str, path: Path, folder: Path) -> str:
 def _read_image(path: Path, folder: Path) -> None:
     with contextlib.suppress(InputError):  # any image may also be a mask
         _read_mask(path, folder)
-    _check_pixels(read_image(path))
+    frames, _ = frames_of(path, 3)
+    for frame in frames:
+        _check_pixels(read_with_intensity(path, 200.0, frame.number)[0])
 
 
 def _check_pixels(pixels: np.ndarray) -> None:
@@ -79,10 +84,27 @@ def _read_checkpoint(path: Path, folder: Path) -> None:
     Detector.load(path, backbone=str(folder))
 
 
+def _read_guest(format: str, path: Path, folder: Path) -> None:
+    # Not in the process that usually reads these formats: this one is guarded already.
+    with parsing(path):
+        infos = answer(path, ["frames", format], lambda: None)
+        numbers = [number for number, info in enumerate(infos[:3], 1) if info["left_out"] is None]
+    for number in numbers:
+        with parsing(path):
+            pixels = answer(path, ["pixels", format, number, 200.0], lambda: None)
+        _check_pixels(pixels)
+
+
 READERS: dict[str, Callable[[Path, Path], None]] = {
     "png": _read_image,
     "jpeg": _read_image,
     "tiff": _read_image,
+    "gif": _read_image,
+    "jpeg2000": _read_image,
+    "dicom": partial(_read_guest, "DICOM"),
+    "heic": partial(_read_guest, "HEIF"),
+    "avif": partial(_read_guest, "AVIF"),
+    "jpegxl": partial(_read_guest, "JPEGXL"),
     "npy": _read_mask,
     "pdf": _read_pdf,
     "checkpoint": _read_checkpoint,
@@ -94,6 +116,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     """Python's audit hook (PEP 578): notes forbidden events."""
     if event == "open" and arguments[2] is not None and arguments[2] & WRITING and arguments[0] != os.devnull:
         _events.append(f"open {arguments[0]!r} for writing")
+    elif event == "code.__new__" and str(arguments[1]).endswith(".pyx"):
+        pass  # Cython makes a code object for each line of a library that raises an exception, for the traceback
     elif event.startswith(FORBIDDEN):
         _events.append(f"{event} {arguments!r:.200}")
 

@@ -1,7 +1,8 @@
-"""Valid files of the formats that the robustness benchmark mutates (PNG, JPEG, TIFF, NPY, PDF, checkpoints; Office
-documents, archives and HTML in made_documents.py), all small.
+"""Valid files of the formats that the robustness benchmark mutates, all small: PNG, JPEG, TIFF, NPY, PDF, checkpoints.
 
-WebP, BMP, JPEG 2000 and PPM are read, too, but are not mutated.
+Office documents, archives and HTML are in made_documents.py.
+
+Rarer formats are in valid_rare_files.py. WebP, BMP and PPM are read, too, but are not mutated.
 """
 
 import io
@@ -20,6 +21,7 @@ from PIL import Image
 from backbones import random_backbone
 from benchmarks.guarded_reading import SHAPE
 from benchmarks.made_documents import valid_documents
+from benchmarks.valid_rare_files import RARE, rare_tiffs
 from checkpoints import CHECKPOINT_FORMAT, model_state
 from config import ModelSettings
 from model import ForgeryModel
@@ -35,7 +37,7 @@ def valid_files(kind: str, folder: Path) -> list[bytes]:
     if kind in ("docx", "pptx", "odt", "zip", "html"):
         folder.mkdir(parents=True, exist_ok=True)
         return valid_documents(kind, folder)
-    return {"png": _pngs, "jpeg": _jpegs, "tiff": _tiffs, "npy": _npys, "pdf": _pdfs}[kind]()
+    return (RARE | {"png": _pngs, "jpeg": _jpegs, "tiff": _tiffs, "npy": _npys, "pdf": _pdfs})[kind]()
 
 
 def _noise(channels: int = 3) -> np.ndarray:
@@ -96,7 +98,7 @@ def _tiffs() -> list[bytes]:
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, array, **options)
         files.append(buffer.getvalue())
-    return files
+    return files + rare_tiffs()
 
 
 def _npys() -> list[bytes]:

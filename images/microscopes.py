@@ -16,9 +16,9 @@ from images.frame_info import FrameInfo
 from images.raster import Raster
 from runtime.errors import InputError
 
-AXES = {"C": "channel", "Z": "plane", "T": "time point"}
+AXES = {"C": "channel", "Z": "plane", "T": "time point", "N": "scene"}
 ROWS, COLUMNS, SAMPLES = "Y", "X", "S"
-CZI_SAMPLES = "0"  # czifile's name of the axis of colours
+CZI_NAMES = str.maketrans("0S", "SN")  # czifile calls colours 0 and scenes S
 
 
 def frames(path: Path, format: str) -> list[FrameInfo]:
@@ -125,7 +125,7 @@ def _czi(path: Path) -> Iterator[list[_Image]]:
     import czifile
 
     with czifile.CziFile(path) as file:
-        axes = file.axes.replace(CZI_SAMPLES, SAMPLES)
+        axes = file.axes.translate(CZI_NAMES)
 
         def read(position: dict[str, int]) -> np.ndarray:
             shape = tuple(1 if axis in position else size for axis, size in zip(axes, file.shape, strict=True))

@@ -67,14 +67,15 @@ class TiffHeader:
 
 
 class _Complaints(logging.Handler):
-    """Takes what tifffile logs, so that nothing reaches stderr; keeps whether the chain of pages is broken."""
+    """Takes what tifffile logs, so that nothing reaches stderr; keeps what is wrong with the chain of pages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.broken_chain = False
+        self.broken_chain = self.circle = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Look at one message."""
+        self.circle |= "circular reference" in record.getMessage()
         self.broken_chain |= any(words in record.getMessage() for words in BROKEN_CHAIN)
 
 
@@ -85,6 +86,9 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, _Complaints]]:
     logger.addHandler(complaints)
     try:
         with tifffile.TiffFile(path, _multifile=False) as file:
+            len(file.pages)  # follows the chain to its end
+            if complaints.circle:  # tifffile would go through the pages for ever
+                raise InputError(f"cannot read {path}: it is damaged, its pages point to each other in a circle")
             yield file, complaints
     finally:
         logger.removeHandler(complaints)

@@ -217,6 +217,18 @@ def test_missing_strips_are_refused(tmp_path):
         read_image(tmp_path / "x.tif")
 
 
+def test_circle_of_pages_is_refused(tmp_path):
+    """A page whose successor is itself."""
+    tifffile.imwrite(tmp_path / "x.tif", GREY, photometric="minisblack", metadata=None)
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    following = start + 2 + 12 * int.from_bytes(data[start : start + 2], "little")
+    data[following : following + 4] = data[4:8]
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(InputError, match="in a circle"):
+        ImageSource(str(tmp_path / "x.tif")).parts()
+
+
 def test_missing_pages_are_told(tmp_path):
     """A file that points to a page behind its end."""
     tifffile.imwrite(tmp_path / "x.tif", GREY, photometric="minisblack")
