@@ -159,6 +159,7 @@ class ClusteringSettings:
 
 
 MatchingKind = Literal["exact", "keypoints", "objects", "dense"]
+SearchedContent = Literal["recorded", "all"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class MatchingSettings:
     target_fpr: float = 0.01  # share of authentic images in which something may be found by mistake, 0.001 to 1; smaller asks for stronger evidence and misses more copies
     search_budget: float = 30.0  # time for one image in seconds; what was found by then is reported, and that the search is not complete
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects such as cells, dense field; fewer are faster and miss more
+    content: SearchedContent = "recorded"  # where copies are sought: in photographs, micrographs, blots and gels only, or also in what is drawn (charts, schematics, text), which repeats by its nature
     max_keypoints: int = 12000  # most keypoints of an image, the strongest first; more find more in large images and take longer
     ratio_test: float = 0.8  # a keypoint match counts if its distance is below this share of that of the next unrelated keypoint, 0 to 1; smaller is stricter
     max_candidates: int = 40  # most candidates of an image that are aligned and measured; more find more and take longer

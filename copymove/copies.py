@@ -81,6 +81,7 @@ class SearchResult:
     complete: bool  # False when the time budget ended the search
     seconds: dict[str, float] = field(default_factory=dict)  # by the name of the stage
     verified: tuple[VerifiedCopy, ...] = ()  # best first, also those below the threshold; masks before refinement
+    searched: float = 1.0  # share of the image in which copies were sought, 0 to 1: the rest is drawn, text or ground
 
     @property
     def copies(self) -> tuple[Copy, ...]:

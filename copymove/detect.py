@@ -1,8 +1,9 @@
 """Copies in one image, proven on its pixels.
 
-The steps of a search: find bit-identical copies; propose candidates and align them on small discs; verify the best of
-them over their whole regions, which measures and scores them; accept those above the threshold that are not merely
-repeats; look for further places of these; refine their masks; group them into instances.
+The steps of a search: leave out what is drawn and not recorded; find bit-identical copies; propose candidates and align
+them on small discs; verify the best of them over their whole regions, which measures and scores them; accept those
+above the threshold that are not merely repeats; look for further places of these; refine their masks; group them into
+instances.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from config import MatchingSettings
+from copymove.content import recorded_mask
 from copymove.copies import Copy, SearchResult, VerifiedCopy, group_copies
 from copymove.dihedral import apply_dihedral, canonical_orientation, undo_orientation
 from copymove.exact_copies import find_exact_copies
@@ -74,7 +76,10 @@ def detect_in_orientation(
     shape = image.shape[:2]
     if min(shape) < MIN_SIDE:
         return SearchResult((), True)
-    image_features = compute_features(image)
+    recorded = recorded_mask(image) if settings.content == "recorded" else None
+    if recorded is not None and not recorded.any():
+        return SearchResult((), True, searched=0.0)
+    image_features = compute_features(image, recorded)
     if image_features.grey.min() == image_features.grey.max():
         return SearchResult((), True)
     threshold = score_threshold(settings.target_fpr)
@@ -98,7 +103,8 @@ def detect_in_orientation(
         refined = [refine_copy(image_features, verified.copy, budget) for verified in accepted]
     instances = tuple(group_copies(refined, shape))
     seconds = budget.stages | {"all": budget.elapsed()}
-    return SearchResult(instances, budget.complete, seconds, _by_score(progress.verified))
+    searched = 1.0 if recorded is None else float(recorded.mean())
+    return SearchResult(instances, budget.complete, seconds, _by_score(progress.verified), searched)
 
 
 def _propose(

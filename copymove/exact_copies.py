@@ -15,6 +15,7 @@ from copymove.shortlist import MIN_FINE_NCC
 
 MAX_SYMMETRIC_OVERLAP = 0.3  # share of a mirrored or rotated source that may lie in its own copy
 SEED_RADIUS = (8.0, 20.0)  # least and largest radius of the disc from which a copy grows, in pixels
+MIN_RECORDED = 0.5  # share of either region that must lie where copies are sought
 MIN_KEPT = 0.5  # share of the identical pixels that a grown region must hold
 
 
@@ -24,7 +25,7 @@ def find_exact_copies(image: np.ndarray, image_features: ImageFeatures) -> list[
     for exact in find_exact_blocks(image):
         source = Region(exact.x, exact.y, exact.mask)
         target = warp_region(source, exact.affine, image_features.shape)
-        if target is None:
+        if target is None or not _is_recorded(image_features, source, target):
             continue
         mirrored_or_rotated = np.any(exact.affine[:, :2] != np.eye(2))
         if mirrored_or_rotated and overlap_area(source, target) > MAX_SYMMETRIC_OVERLAP * exact.mask.sum():
@@ -33,6 +34,14 @@ def find_exact_copies(image: np.ndarray, image_features: ImageFeatures) -> list[
         copy = Copy("exact", exact.affine, exact.covered_pixels, 1.0, score, source, target)
         found.append(VerifiedCopy(_widened(image_features, copy) if copy_on_jpeg_grid(copy) else copy))
     return found
+
+
+def _is_recorded(image_features: ImageFeatures, source: Region, target: Region) -> bool:
+    """Whether most of the source and of the copy lies where copies are sought."""
+    if image_features.recorded is None:
+        return True
+    masks = (region.full(image_features.shape) for region in (source, target))
+    return all((mask & image_features.recorded).sum() > MIN_RECORDED * mask.sum() for mask in masks)
 
 
 def _widened(image_features: ImageFeatures, copy: Copy) -> Copy:

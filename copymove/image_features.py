@@ -29,7 +29,8 @@ class ImageFeatures:
     fine: np.ndarray  # (len(LEVELS), H, W): fine structure of each level, with its local contrast normalised
     grain: np.ndarray  # finer than GRAIN_SIGMA, with its local contrast normalised
     informative: np.ndarray  # (H, W) uint8: 1 where there is fine structure that is neither drawn nor a plain edge
-    gutters: np.ndarray | None  # (H, W) uint8: 1 between the panels of a composed figure; None without any
+    recorded: np.ndarray | None  # (H, W) bool: where copies are sought; None: everywhere
+    gutters: np.ndarray | None  # (H, W) uint8: 1 between panels and where nothing is sought; None without any
     noise: float  # standard deviation of the fine structure in the quietest parts, in grey levels
 
     @property
@@ -38,8 +39,12 @@ class ImageFeatures:
         return self.grey.shape
 
 
-def compute_features(image: np.ndarray) -> ImageFeatures:
-    """Features of an image (H, W, 3) uint8 RGB."""
+def compute_features(image: np.ndarray, recorded: np.ndarray | None = None) -> ImageFeatures:
+    """Features of an image (H, W, 3) uint8 RGB.
+
+    Args:
+        recorded: (H, W) bool, where copies are sought; everywhere when None.
+    """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), SMOOTHING_SIGMA)
     high_pass = grey - cv2.GaussianBlur(grey, (0, 0), FINE_SIGMA)
@@ -51,6 +56,10 @@ def compute_features(image: np.ndarray) -> ImageFeatures:
         [grey] + [cv2.GaussianBlur(grey, (0, 0), 0.5 * float(np.sqrt(s * s - 1))) for s in LEVELS[1:]]
     )
     gutters = find_gutters(grey)
+    informative = busy & ~flat & ~drawn & ~_plain_edges(grey)
+    if recorded is not None:
+        gutters |= ~recorded
+        informative &= recorded
     return ImageFeatures(
         grey=grey,
         band_pass=smooth - cv2.GaussianBlur(grey, (0, 0), COARSE_SIGMA),
@@ -61,7 +70,8 @@ def compute_features(image: np.ndarray) -> ImageFeatures:
             [normalize_local_contrast(v, grey, FINE_SIGMA * s) for v, s in zip(scale_space, LEVELS, strict=True)]
         ),
         grain=normalize_local_contrast(grey, grey, GRAIN_SIGMA),
-        informative=(busy & ~flat & ~drawn & ~_plain_edges(grey)).astype(np.uint8),
+        informative=informative.astype(np.uint8),
+        recorded=recorded,
         gutters=gutters.view(np.uint8) if gutters.any() else None,
         noise=_noise_level(strength),
     )

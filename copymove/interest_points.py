@@ -13,7 +13,7 @@ OBJECT_AREA = (60, 6000)  # pixels that an object has: more than the first, fewe
 
 
 def blob_points(
-    grey: np.ndarray, sigmas: Sequence[float], limit: int, factor: float = 6.0
+    grey: np.ndarray, sigmas: Sequence[float], limit: int, factor: float = 6.0, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Extrema of the difference of Gaussians at several scales.
 
@@ -26,6 +26,7 @@ def blob_points(
         limit: most extrema of each scale: those that stand out most from their surroundings. The strongest ones would
             all lie in the parts of an image that are rich in contrast.
         factor: radius over sigma.
+        mask: (H, W) bool where extrema count; everywhere when None.
     Returns:
         Points (n, 2) float64 (x, y) and radii (n,) float64 in pixels.
     """
@@ -37,6 +38,8 @@ def blob_points(
         peak = (response == cv2.dilate(response, square)) & (response > MIN_RESPONSE)
         peak |= (response == cv2.erode(response, square)) & (response < -MIN_RESPONSE)
         peak[:2], peak[-2:], peak[:, :2], peak[:, -2:] = False, False, False, False
+        if mask is not None:
+            peak &= mask
         ys, xs = np.nonzero(peak)
         if len(ys) > limit:
             usual = np.sqrt(cv2.GaussianBlur(response * response, (0, 0), SURROUND_SIGMA)) + 0.1
@@ -47,12 +50,13 @@ def blob_points(
     return np.concatenate(points), np.concatenate(radii)
 
 
-def object_points(grey: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def object_points(grey: np.ndarray, limit: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Objects that are brighter or darker than their background, at several levels of contrast.
 
     Args:
         grey: (H, W) float32, 0 to 255.
         limit: most objects, evenly chosen over the levels.
+        mask: (H, W) bool where the centres of objects count; everywhere when None.
     Returns:
         Centres (n, 2) float64 (x, y) and radii (n,) float64 in pixels. The radius follows the object's area, so that a
         scaled copy gets a patch of its own scale.
@@ -74,6 +78,9 @@ def object_points(grey: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]
                 radius = np.sqrt(area[good] / np.pi)
                 found.append(np.column_stack([centres[1:][good], 1.15 * radius + 2]))
     objects = np.concatenate(found)
+    if mask is not None:
+        x, y = objects[:, :2].astype(int).T
+        objects = objects[mask[y, x]]
     if len(objects) > limit:
         objects = objects[np.linspace(0, len(objects) - 1, limit).astype(int)]
     return objects[:, :2], objects[:, 2]

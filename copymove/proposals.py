@@ -30,20 +30,20 @@ def keypoint_proposals(image_features: ImageFeatures, settings: MatchingSettings
     """Groups of SIFT matches that agree on a map, and the best single matches."""
     grey = image_features.grey.astype(np.uint8)
     limit = min(settings.max_keypoints, max(MIN_KEYPOINTS, grey.size // PIXELS_PER_KEYPOINT))
-    groups, singles = keypoint_candidates(grey, limit, settings.ratio_test)
+    groups, singles = keypoint_candidates(grey, limit, settings.ratio_test, mask=image_features.recorded)
     best = np.argsort(-singles.likeness, kind="stable")[:MAX_SINGLE_MATCHES]
     return concatenate_candidates([groups, singles.take(best)])
 
 
 def object_proposals(image_features: ImageFeatures, settings: MatchingSettings) -> Candidates:
     """Pairs of objects, such as cells, that look alike."""
-    points, radii = object_points(image_features.grey, 6000)
+    points, radii = object_points(image_features.grey, 6000, image_features.recorded)
     return polar_candidates(image_features.band_pass, points, radii, per_point=3, min_ncc=0.8)
 
 
 def dense_proposals(image_features: ImageFeatures, settings: MatchingSettings) -> Candidates:
     """Pairs of blobs at four scales whose surroundings look alike."""
-    points, radii = blob_points(image_features.grey, (1.1, 1.6, 2.3, 3.3), 3000)
+    points, radii = blob_points(image_features.grey, (1.1, 1.6, 2.3, 3.3), 3000, mask=image_features.recorded)
     # A small copy holds no more than the inner part of the smallest patches. So little must agree all the better.
     small = radii < SMALL_RADIUS
     return concatenate_candidates(

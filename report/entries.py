@@ -4,7 +4,7 @@ An entry is a dictionary that becomes JSON, with these keys:
 
 - `name` (of its folder), `path`, `uri`; for an image out of a file that holds several, what is known of PLACE_KEYS;
 - `verdict` ("found", "clean" or "error"), `score`, `error` (only with the verdict "error");
-- `width`, `height`, `seconds`, `complete`, `reason`, as in a Detection;
+- `width`, `height`, `seconds`, `complete`, `searched`, `reason`, as in a Detection;
 - `thumb`, `image`, `grid`, `anomaly`: names of image files in its folder;
 - `instances`: what was found, each with its `regions`, its outline and its `copies` (see `_instance_entry`);
 - `truth`, where it is known: `object_f1` and the true `instances` (see `_compare_with_truth`).
@@ -142,6 +142,7 @@ def _image_entry(name: str, path: str | Path, detection: "Detection") -> Entry:
         "verdict": FOUND if detection.instances else CLEAN,
         "seconds": round(float(detection.seconds), 3),
         "complete": bool(detection.complete),
+        "searched": round(float(detection.searched), 4),
         "reason": detection.reason,
     }
 

@@ -47,6 +47,7 @@ def result_line(
     line |= {"seconds": round(detection.seconds, 3), "complete": detection.complete}
     if intensity is not None:
         line["intensity"] = dict(intensity)
+    line["searched"] = round(detection.searched, 4)
     if detection.reason:
         line["reason"] = detection.reason
     if detection.instances:

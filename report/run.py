@@ -16,6 +16,7 @@ from report.lines import Line
 from report.page import write_page
 from runtime.errors import one_line
 
+DRAWN = "drawing or text only (--content all searches it)"  # why an image was not searched
 SHOWN = 5  # most errors, and most reasons why something was not examined, that are named on the screen
 SHOWN_PLACES = 8  # most places that the page names for one reason in one file
 
@@ -33,6 +34,9 @@ class Tally:
         """Count a line."""
         if line["verdict"] == NOT_EXAMINED:
             self.reasons[line["reason"]] += line["count"]
+            return
+        if line.get("searched", 1.0) == 0:
+            self.reasons[DRAWN] += 1
             return
         self.verdicts[line["verdict"]] += 1
         self.findings += len(line["instances"])
@@ -83,9 +87,10 @@ def not_examined_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
     """Rows of the page's list of what was not examined: path, what, reason, count, places in the file as one text."""
     groups: dict[tuple[str, str, str], tuple[Counter, list[str]]] = {}
     for line in lines:
-        if line["verdict"] == NOT_EXAMINED:
-            counts, places = groups.setdefault((line["path"], line["what"], line["reason"]), (Counter(), []))
-            counts["all"] += line["count"]
+        if line["verdict"] == NOT_EXAMINED or line.get("searched", 1.0) == 0:
+            what, reason = line.get("what", "image"), line.get("reason") or DRAWN
+            counts, places = groups.setdefault((line["path"], what, reason), (Counter(), []))
+            counts["all"] += line.get("count", 1)
             place = [line["part"]] if "part" in line else []
             place += [f"page {line['page']}"] if "page" in line else []
             places += [" ".join(place)] if place else []

@@ -82,11 +82,13 @@ function verdictLine(image) {
   if (image.instances.length) parts.push(`score ${image.score.toFixed(2)} out of 1`);
   if (image.truth) parts.push(truthText(image));
   if (image.complete === false) parts.push("the search ran out of time, so it may have missed copies");
+  if (image.searched < 1) parts.push(`copies were sought in ${Math.round(100 * image.searched)} % of the image: the rest is drawn, text or ground`);
   return parts.join(" · ");
 }
 
 function nothingFound(image) {
   if (image.verdict === "error") return [h("h2", {}, "Could not be examined"), h("p", {}, image.error)];
+  if (image.searched === 0) return [h("h2", {}, "Not searched"), h("p", {}, "This image seems to hold only drawings, text or even ground, in which things repeat by their nature. Nothing was sought here; run again with --content all to search it.")];
   const text = [h("h2", {}, "Nothing found"), h("p", {}, "No region of this image was found a second time. This does not prove that the image is unaltered: the search can miss copies that are very small, smooth or strongly changed.")];
   if (missed(image)) text.push(h("p", {}, `According to the ground truth, ${count(missed(image), "instance was", "instances were")} missed (dashed white outlines).`));
   if (image.reason) text.push(h("p", {}, image.reason));
