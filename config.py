@@ -231,8 +231,9 @@ class ContentSettings:
     out: Path = WEIGHTS / "content.onnx"  # file to write, every 250 steps
     steps: int = 3000  # optimiser steps
     batch_size: int = 8  # crops per step
-    crop: int = 256  # side of a crop in pixels, a multiple of 32
+    crop: int = 96  # side of a crop in cells of 4 pixels, a multiple of 16
     learning_rate: float = 3e-3  # highest learning rate; it rises over a tenth of the steps and falls on a cosine
+    num_workers: int = os.cpu_count() or 1  # processes that read figures side by side
     seed: int = 0  # of the initial weights, and of the crops and their changes
 
 

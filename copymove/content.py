@@ -1,10 +1,12 @@
 """What an image is made of: recorded content (photographs, micrographs, blots, gels), drawings, text, ground.
 
-A small network names every pixel (`benchmark.py train-content` trains it on figures of `synthesis.py --figures`). What
-is drawn repeats by its nature, so it takes no part in the search for copies.
+A small network names every cell of 4 x 4 pixels (`benchmark.py train-content` trains it on figures of `synthesis.py
+--figures`). What is drawn repeats by its nature, so it takes no part in the search for copies.
 """
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,14 +14,20 @@ import numpy as np
 from config import PIXEL_KINDS, WEIGHTS
 
 NETWORK = WEIGHTS / "content.onnx"
-INPUT_NAME = "image"  # of the network
-MAX_SIDE = 1280  # longer side in pixels at which the network looks at an image, at most
-PADDED_TO = 32  # sides of the network's input are multiples of this
-OUTPUT_STRIDE = 2  # pixels of the network's input for each of its output
+INPUT_NAME = "cells"  # of the network
+MAX_SIDE = 1280  # longer side in pixels at which an image is looked at, at most
+CELL = 4  # side of a cell in pixels: the network names cells
+PADDED_TO = 16  # rows and columns of cells are padded to multiples of this
 RECORDED = tuple(PIXEL_KINDS.index(kind) for kind in ("photo", "blot", "gel"))
 MIN_SIDE = 24  # least side in pixels of a recorded panel
 MIN_HOLE = 0.002  # share of a recorded panel that something drawn over it needs to count as that
 MAX_WHOLE = 0.02  # share of an image that is not recorded, up to which all of it counts as recorded
+MIN_RECORDED = 0.35  # probability of recorded content from which a cell is never left out
+MIN_EVEN = 0.5  # share of the pixels around a cell that are even where it may be left out
+EVEN_WINDOW = 16  # side of the window around a cell, in cells
+EVEN_RANGES = (1, 6)  # grey levels within which a pixel's 3 x 3 neighbourhood counts as even: drawn, and drawn and JPEG
+EVEN_CHANNEL = 8  # of the network's input: share of the cell's pixels that are even to the second of these
+CHANNELS = 10 + len(EVEN_RANGES)  # of the network's input
 
 
 @functools.cache
@@ -34,30 +42,74 @@ def load_network() -> "cv2.dnn.Net":
     return cv2.dnn.readNetFromONNX(str(NETWORK))
 
 
-def pixel_kinds(image: np.ndarray) -> np.ndarray:
-    """Kind of every pixel (H, W) uint8, a number of `PIXEL_KINDS`, of an image (H, W, 3) uint8 RGB."""
-    height, width = image.shape[:2]
-    zoom = min(1.0, MAX_SIDE / max(height, width))
-    size = (max(round(width * zoom), 1), max(round(height * zoom), 1))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if zoom < 1 else image
-    padding = ((0, -size[1] % PADDED_TO), (0, -size[0] % PADDED_TO), (0, 0))
-    values = np.pad(small, padding, mode="edge").astype(np.float32) / 255
+def shrink_to_limit(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, ...) uint8 as the network's cells are taken from it: its longer side at most MAX_SIDE pixels."""
+    zoom = min(1.0, MAX_SIDE / max(image.shape[:2]))
+    size = (max(round(image.shape[1] * zoom), 1), max(round(image.shape[0] * zoom), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if zoom < 1 else image
+
+
+def cell_features(image: np.ndarray) -> np.ndarray:
+    """What the network sees of an image (H, W, 3) uint8 RGB: (CHANNELS, H / CELL, W / CELL) uint8, rounded up.
+
+    What is drawn is even, or steps from one even colour to the next; what is recorded has grain everywhere. A network
+    would have to learn such measures first, so they are given to it: colour, darkest and brightest grey value, largest
+    and mean range of 3 x 3 neighbourhoods, share of even ones, saturation, grain.
+    """
+    padding = ((0, -image.shape[0] % CELL), (0, -image.shape[1] % CELL))
+    image = np.pad(image, (*padding, (0, 0)), mode="edge")
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    square = np.ones((3, 3), np.uint8)
+    spread = cv2.subtract(cv2.dilate(image, square), cv2.erode(image, square)).max(axis=2)
+    grain = cv2.absdiff(grey, cv2.GaussianBlur(grey, (0, 0), 1.0)).astype(np.float32)
+    size = (image.shape[1] // CELL, image.shape[0] // CELL)
+
+    def mean(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        shrunk = cv2.resize(values, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        return np.clip(np.rint(shrunk * scale), 0, 255).astype(np.uint8)
+
+    def over_cells(values: np.ndarray, morphology: Callable[..., np.ndarray]) -> np.ndarray:
+        return morphology(values, np.ones((CELL, CELL), np.uint8), anchor=(0, 0))[::CELL, ::CELL]
+
+    channels = [mean(image[..., k]) for k in range(3)]
+    channels += [over_cells(grey, cv2.erode), over_cells(grey, cv2.dilate), over_cells(spread, cv2.dilate)]
+    channels += [mean(spread), *(mean((spread <= limit).view(np.uint8) * 255) for limit in EVEN_RANGES)]
+    channels += [mean(image.max(axis=2) - image.min(axis=2)), mean(grain, 8.0), mean(grain * grain, 0.5)]
+    return np.stack(channels)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an image is made of, by cells."""
+
+    probabilities: np.ndarray  # (K, h, w) float32: of the kinds in `PIXEL_KINDS`, sum 1
+    even: np.ndarray  # (h, w) float32: share of pixels around the cell whose neighbourhood is even, 0 to 1
+
+
+def examine_content(image: np.ndarray) -> Content:
+    """What the network says of the cells of an image (H, W, 3) uint8 RGB."""
+    cells = cell_features(shrink_to_limit(image))
+    padding = [(0, 0), *((0, -n % PADDED_TO) for n in cells.shape[1:])]
     network = load_network()
-    network.setInput(np.ascontiguousarray(values.transpose(2, 0, 1)[None]), INPUT_NAME)
-    named = network.forward()[0].argmax(axis=0).astype(np.uint8)
-    inside = named[: -(-size[1] // OUTPUT_STRIDE), : -(-size[0] // OUTPUT_STRIDE)]
-    return cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST)
+    network.setInput(np.pad(cells, padding, mode="edge")[None].astype(np.float32) / 255, INPUT_NAME)
+    logits = network.forward()[0, :, : cells.shape[1], : cells.shape[2]]
+    exponentials = np.exp(logits - logits.max(axis=0))
+    even = cv2.blur(cells[EVEN_CHANNEL].astype(np.float32) / 255, (EVEN_WINDOW, EVEN_WINDOW))
+    return Content(exponentials / exponentials.sum(axis=0), even)
 
 
 def recorded_mask(image: np.ndarray) -> np.ndarray | None:
     """Where an image (H, W, 3) uint8 RGB is recorded, (H, W) bool; None where all of it is.
 
-    Specks are taken out on both sides: a recorded panel has a least size, and so has what is drawn over it.
+    A part counts as drawn or empty only where the network says so and the image is even there as well, for what is
+    drawn stands on even ground: photographs of kinds that the network never saw are not lost. Specks are taken out on
+    both sides: a recorded panel has a least size, and so has what is drawn over it.
     """
-    recorded = np.isin(pixel_kinds(image), RECORDED)
-    panels = _large_parts(recorded, MIN_SIDE)
-    holes = _holes(panels)
-    mask = panels | holes
+    content = examine_content(image)
+    drawn = (content.probabilities[RECORDED, :, :].sum(axis=0) < MIN_RECORDED) & (content.even > MIN_EVEN)
+    drawn = cv2.resize(drawn.view(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    panels = _large_parts(~drawn, MIN_SIDE)
+    mask = panels | _holes(panels)
     return None if (~mask).mean() < MAX_WHOLE else mask
 
 

@@ -65,7 +65,7 @@ def _compile() -> None:
     """Let numba compile what a search calls, or load it: right after installation that takes longer than a search."""
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 1.0)
     image[50:90, 50:90] = image[5:45, 5:45] // 2 + 60  # a copy that is found, but not as a bit-identical one
-    detect_in_orientation(image, MatchingSettings(search_budget=math.inf), [])
+    detect_in_orientation(image, MatchingSettings(search_budget=math.inf, content="all"), [])
 
 
 def detect_in_orientation(

@@ -18,9 +18,11 @@ def grain(seed, height, width):
     return cv2.GaussianBlur(noise, (0, 0), 1.2)
 
 
-def kinds_of(monkeypatch, kinds):
-    """Let the network name the pixels so."""
-    monkeypatch.setattr(content, "pixel_kinds", lambda image: kinds)
+def kinds_of(monkeypatch, kinds, even=1.0):
+    """Let the network be sure of these kinds of the pixels, which are even to this share."""
+    probabilities = np.stack([kinds == k for k in range(len(PIXEL_KINDS))]).astype(np.float32)
+    found = content.Content(probabilities, np.full(kinds.shape, even, np.float32))
+    monkeypatch.setattr(content, "examine_content", lambda image: found)
 
 
 def test_specks_count_on_neither_side(monkeypatch):
@@ -41,6 +43,12 @@ def test_recorded_images_have_no_mask(monkeypatch):
     kinds = np.full((100, 100), PHOTO, np.uint8)
     kinds[:10, :12] = DRAWING
     kinds_of(monkeypatch, kinds)
+    assert content.recorded_mask(np.zeros((100, 100, 3), np.uint8)) is None
+
+
+def test_uneven_drawings_are_searched(monkeypatch):
+    """What the network takes for a drawing is left out only where it is even as well, as drawings are."""
+    kinds_of(monkeypatch, np.full((100, 100), DRAWING, np.uint8), even=0.2)
     assert content.recorded_mask(np.zeros((100, 100, 3), np.uint8)) is None
 
 

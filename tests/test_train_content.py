@@ -8,7 +8,15 @@ import pytest
 import torch
 
 import synthesis
-from benchmarks.train_content import ContentNet, make_batch, read_figures, score, train_content
+from benchmarks.train_content import (
+    ContentNet,
+    LabelledFigure,
+    figure_paths,
+    make_batch,
+    read_figure,
+    score,
+    train_content,
+)
 from config import PIXEL_KINDS, ContentSettings, SynthesizeSettings
 from copymove import content
 from runtime.errors import InputError
@@ -27,27 +35,37 @@ def figures(tmp_path_factory):
     return root / "out"
 
 
-def test_network_names_every_second_pixel():
-    """Logits come at half of the input's resolution, for any multiple of 32."""
-    assert ContentNet().eval()(torch.zeros(2, 3, 64, 96)).shape == (2, len(PIXEL_KINDS), 32, 48)
+def test_network_names_every_cell():
+    """Logits come for every cell, for any multiple of 16."""
+    found = ContentNet().eval()(torch.zeros(2, content.CHANNELS, 64, 96))
+    assert found.shape == (2, len(PIXEL_KINDS), 64, 96)
 
 
-def test_crops_keep_kinds_in_place(figures):
-    """Where a crop's kinds say ground, its image is mostly white or, inverted or on black, of one colour."""
-    images, kinds = make_batch(read_figures(figures), 128, np.random.default_rng(0))
-    assert images.shape == (12, 3, 128, 128) and kinds.shape == (12, 64, 64)
-    assert images.min() >= 0 and images.max() <= 1 and set(kinds.unique().tolist()) <= set(range(len(PIXEL_KINDS)))
-    spread = [images[k, 0, 1::2, 1::2][kinds[k] == 0].std() for k in range(12) if (kinds[k] == 0).sum() > 50]
-    assert np.median([float(value) for value in spread]) < 0.1
+def test_cells_keep_kinds_in_place(figures):
+    """Where the kinds say ground, the cells hardly have grain; where they say photo or gel, they do."""
+    read = [read_figure((*pair, 0)) for pair in figure_paths(figures)]
+    assert all(figure.cells.shape == (content.CHANNELS, *figure.kinds.shape) for figure in read)
+    spread = np.concatenate([figure.cells[6].ravel() for figure in read])
+    kinds = np.concatenate([figure.kinds.ravel() for figure in read])
+    recorded = np.isin(kinds, content.RECORDED)
+    assert np.median(spread[kinds == 0]) <= 2 < np.median(spread[recorded])
 
 
-def test_perfect_answers_score_one(figures):
+def test_crops_keep_cells_and_kinds_together():
+    """A crop shows the same part of both, whether it is flipped or not."""
+    kinds = np.arange(30 * 40, dtype=np.uint8).reshape(30, 40) % 6
+    figure = LabelledFigure(np.repeat(kinds[None] * 40, content.CHANNELS, axis=0), kinds)
+    cells, cut = make_batch([figure] * 6, 16, np.random.default_rng(0))
+    assert cells.shape == (6, content.CHANNELS, 16, 16) and cut.shape == (6, 16, 16)
+    assert (cells[:, 3] * 255 / 40).round().long().equal(cut) and len(cut.unique(dim=0)) > 1
+
+
+def test_perfect_answers_score_one():
     """A network that knows the answer has 1 for every kind that occurs."""
-    read = read_figures(figures)
-    figure = replace(read[0], kinds=np.zeros_like(read[0].kinds))
+    figure = LabelledFigure(np.zeros((content.CHANNELS, 30, 40), np.uint8), np.zeros((30, 40), np.uint8))
 
-    def ground(images):
-        logits = torch.zeros(1, len(PIXEL_KINDS), images.shape[2] // 2, images.shape[3] // 2)
+    def ground(cells):
+        logits = torch.zeros(1, len(PIXEL_KINDS), *cells.shape[2:])
         logits[:, 0] = 1
         return logits
 
@@ -58,18 +76,19 @@ def test_perfect_answers_score_one(figures):
 def test_training_writes_a_network(figures, tmp_path, monkeypatch, capsys):
     """A few steps lower the loss and write a file that the search can use at any size."""
     out = tmp_path / "content.onnx"
-    train_content(ContentSettings((figures,), out, steps=12, batch_size=2, crop=64))
+    train_content(ContentSettings((figures,), out, steps=12, batch_size=2, crop=32, num_workers=1))
     assert "step 12: loss" in capsys.readouterr().out
     monkeypatch.setattr(content, "NETWORK", out)
     content.load_network.cache_clear()
     try:
-        kinds = content.pixel_kinds(np.zeros((75, 130, 3), np.uint8))
-        assert kinds.shape == (75, 130) and kinds.dtype == np.uint8
+        found = content.examine_content(np.zeros((75, 130, 3), np.uint8))
+        assert found.probabilities.shape == (len(PIXEL_KINDS), 19, 33) and found.even.shape == (19, 33)
+        assert np.allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
     finally:
         content.load_network.cache_clear()
 
 
-@pytest.mark.parametrize(("change", "message"), [({"steps": 0}, "--steps"), ({"crop": 50}, "multiple of 32")])
+@pytest.mark.parametrize(("change", "message"), [({"steps": 0}, "--steps"), ({"crop": 50}, "multiple of 16")])
 def test_settings_out_of_range(figures, tmp_path, change, message):
     """They are named with what is allowed."""
     with pytest.raises(InputError, match=message):
@@ -78,5 +97,5 @@ def test_settings_out_of_range(figures, tmp_path, change, message):
 
 def test_other_folders_are_refused(tmp_path):
     """A folder without figures/ and kinds/ is named, with the command that makes one."""
-    with pytest.raises(InputError, match="synthesis.py --figures"):
-        read_figures(tmp_path)
+    with pytest.raises(InputError, match=r"synthesis\.py --figures"):
+        list(figure_paths(tmp_path))
