@@ -2,6 +2,7 @@
 
     python benchmark.py accuracy --data DIR [DIR ...] --jpeg 90         forgeries found, and false alarms
     python benchmark.py calibrate --data DIR --authentic DIR            writes weights/evidence.json
+    python benchmark.py thresholds --left-out DIR [DIR ...]             of kinds that took no part in the fit
     python benchmark.py train-mask-refiner --data DIR [DIR ...]         writes weights/outline.onnx
     python benchmark.py train-content --data DIR [DIR ...]              writes weights/content.onnx
     python benchmark.py timing-search --image FILE                      search on the pixels, by size of the image
@@ -25,6 +26,7 @@ from config import (
     RobustnessSettings,
     SearchTimingSettings,
     StepTimingSettings,
+    ThresholdSettings,
 )
 from runtime.command_line import parse_or_exit, run
 
@@ -39,6 +41,8 @@ def main(settings: BenchmarkCommand) -> int | None:
             from benchmarks.accuracy import measure_accuracy as benchmark
         case CalibrationSettings():
             from benchmarks.calibrate import calibrate as benchmark
+        case ThresholdSettings():
+            from benchmarks.thresholds import measure_thresholds as benchmark
         case MaskRefinerSettings():
             from benchmarks.train_mask_refiner import train_mask_refiner as benchmark
         case ContentSettings():

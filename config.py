@@ -210,6 +210,15 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True)
+class ThresholdSettings:
+    """Measure the thresholds of the score on kinds of authentic images that took no part in fitting it."""
+
+    left_out: tuple[Path, ...]  # folders of authentic images, one for each kind; each kind counts the same
+    out: Path = WEIGHTS / "evidence.json"  # calibration whose thresholds are replaced
+    num_workers: int = os.cpu_count() or 1  # processes that examine images side by side
+
+
+@dataclass(frozen=True)
 class MaskRefinerSettings:
     """Train the network that redraws the outlines of proven copies."""
 
@@ -390,6 +399,7 @@ class RobustnessSettings:
 BenchmarkCommand = (
     Annotated[AccuracySettings, subcommand("accuracy")]
     | Annotated[CalibrationSettings, subcommand("calibrate")]
+    | Annotated[ThresholdSettings, subcommand("thresholds")]
     | Annotated[MaskRefinerSettings, subcommand("train-mask-refiner")]
     | Annotated[ContentSettings, subcommand("train-content")]
     | Annotated[SearchTimingSettings, subcommand("timing-search")]
