@@ -19,12 +19,14 @@ MAX_SIDE = 1280  # longer side in pixels at which an image is looked at, at most
 CELL = 4  # side of a cell in pixels: the network names cells
 PADDED_TO = 16  # rows and columns of cells are padded to multiples of this
 RECORDED = tuple(PIXEL_KINDS.index(kind) for kind in ("photo", "blot", "gel"))
-MIN_SIDE = 24  # least side in pixels of a recorded panel
+MIN_RECORDED = 0.35  # probability of recorded content from which a cell is never left out
+MIN_EVEN = 0.3  # share of the pixels around a cell that are even where it may be left out
+EVEN_WINDOW = 16  # side of that window around a cell, in cells
+MIN_SIDE = 6  # least side of a recorded panel, in cells
+MAX_EVEN_OF_FRAGMENT = 0.2  # share of even pixels from which a part that is more likely drawn is no panel ...
+MAX_FRAGMENT = 0.1  # ... where it covers less than this share of the image
 MIN_HOLE = 0.002  # share of a recorded panel that something drawn over it needs to count as that
 MAX_WHOLE = 0.02  # share of an image that is not recorded, up to which all of it counts as recorded
-MIN_RECORDED = 0.35  # probability of recorded content from which a cell is never left out
-MIN_EVEN = 0.5  # share of the pixels around a cell that are even where it may be left out
-EVEN_WINDOW = 16  # side of the window around a cell, in cells
 EVEN_RANGES = (1, 6)  # grey levels within which a pixel's 3 x 3 neighbourhood counts as even: drawn, and drawn and JPEG
 EVEN_CHANNEL = 8  # of the network's input: share of the cell's pixels that are even to the second of these
 CHANNELS = 10 + len(EVEN_RANGES)  # of the network's input
@@ -106,26 +108,37 @@ def recorded_mask(image: np.ndarray) -> np.ndarray | None:
     both sides: a recorded panel has a least size, and so has what is drawn over it.
     """
     content = examine_content(image)
-    drawn = (content.probabilities[RECORDED, :, :].sum(axis=0) < MIN_RECORDED) & (content.even > MIN_EVEN)
-    drawn = cv2.resize(drawn.view(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-    panels = _large_parts(~drawn, MIN_SIDE)
+    recorded = content.probabilities[RECORDED, :, :].sum(axis=0)
+    panels = _panels((recorded >= MIN_RECORDED) | (content.even <= MIN_EVEN), recorded, content.even)
     mask = panels | _holes(panels)
-    return None if (~mask).mean() < MAX_WHOLE else mask
+    if (~mask).mean() < MAX_WHOLE:
+        return None
+    return cv2.resize(mask.view(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
 
 
-def _large_parts(mask: np.ndarray, min_side: int) -> np.ndarray:
-    """The parts of a mask (H, W) bool whose box has at least this side, after an opening that takes out thin ones."""
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
-    kept = np.minimum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= min_side
+def _panels(mask: np.ndarray, recorded: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """The connected parts of a mask (h, w) bool of cells that are panels, and no fragments of something drawn.
+
+    Args:
+        recorded: (h, w) float32, probability of recorded content.
+        even: (h, w) float32, share of even pixels around each cell.
+    """
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    area = stats[:, cv2.CC_STAT_AREA]
+    mean_recorded, mean_even = (
+        np.bincount(labels.ravel(), values.ravel(), minlength=count) / np.maximum(area, 1)
+        for values in (recorded, even)
+    )
+    fragment = (mean_recorded < 0.5) & (mean_even > MAX_EVEN_OF_FRAGMENT) & (area < MAX_FRAGMENT * mask.size)
+    kept = (np.minimum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= MIN_SIDE) & ~fragment
     kept[0] = False
     return kept[labels]
 
 
 def _holes(panels: np.ndarray) -> np.ndarray:
-    """Holes of the panels (H, W) bool that are too small to be something drawn over them."""
-    outside, labels, stats, _ = cv2.connectedComponentsWithStats((~panels).astype(np.uint8), connectivity=4)
-    del outside
+    """Holes of the panels (h, w) bool that are too small to be something drawn over them."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~panels).astype(np.uint8), connectivity=4)
     x, y, w, h, area = stats.T
     inner = (x > 0) & (y > 0) & (x + w < panels.shape[1]) & (y + h < panels.shape[0])
     small = inner & (area < MIN_HOLE * panels.sum())
