@@ -166,7 +166,7 @@ SearchedContent = Literal["recorded", "all"]
 class MatchingSettings:
     """The search for copies on the pixels."""
 
-    target_fpr: float = 0.01  # share of authentic images in which something may be found by mistake, 0.001 to 1; smaller asks for stronger evidence and misses more copies
+    target_fpr: float = 0.03  # share of authentic images in which something may be found by mistake, 0.001 to 1, in the mean over five kinds that the score was not fitted on; smaller asks for stronger evidence and misses more copies
     search_budget: float = 30.0  # time for one image in seconds; what was found by then is reported, and that the search is not complete
     matching_kinds: tuple[MatchingKind, ...] = typing.get_args(MatchingKind)  # searches that are on: identical blocks, SIFT keypoints, single objects such as cells, dense field; fewer are faster and miss more
     content: SearchedContent = "recorded"  # where copies are sought: in photographs, micrographs, blots and gels only, or also in what is drawn (charts, schematics, text), which repeats by its nature

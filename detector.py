@@ -45,11 +45,11 @@ class Detection:
     instances: tuple[Instance, ...]  # best first; masks (H, W) bool
     seconds: float  # time spent on this image
     complete: bool = True  # False when the time budget ended the search early
-    searched: float = 1.0  # share of the image in which copies were sought; the rest is drawn, text or ground
     grid: np.ndarray | None = None  # (g_h, g_w) int64 labels of the cascade over the image: 0 nothing, 1..n instance
     anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell to the image's mean vector
     reason: str = ""  # the cascade's step that decided, see `clustering.Cascade`
     search: SearchResult | None = None  # all that the search on the pixels verified, with its features and times
+    searched: float = 1.0  # share of the image in which copies were sought; the rest is drawn, text or ground
 
     @property
     def masks(self) -> np.ndarray:

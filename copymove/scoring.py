@@ -21,6 +21,7 @@ from runtime.errors import InputError
 from runtime.files import read_json
 
 CALIBRATION = WEIGHTS / "evidence.json"
+MAX_EXACT_SCORE = 0.999999  # so that bit-identical copies pass every threshold, and nothing counts as certain
 MAX_LOG_ODDS = 30.0  # larger ones are cut, so that a score does not overflow
 
 # The features of the calibration, each with its monotone constraint: 1 where more of it can only speak for a copy,
@@ -186,11 +187,11 @@ def is_near_exact(features: Mapping[str, float]) -> bool:
 
 
 def exact_score(covered_pixels: int) -> float:
-    """Score of a bit-identical copy, 0 to 0.999, of the number of pixels that identical blocks cover.
+    """Score of a bit-identical copy, 0 to MAX_EXACT_SCORE, of the number of pixels that identical blocks cover.
 
     It rises with the logistic function of that number: 70 px score 0.5, 110 px score 0.97.
     """
-    return min(1 / (1 + math.exp(-min((covered_pixels - 70) / 12, MAX_LOG_ODDS))), 0.999)
+    return min(1 / (1 + math.exp(-min((covered_pixels - 70) / 12, MAX_LOG_ODDS))), MAX_EXACT_SCORE)
 
 
 def score_threshold(target_fpr: float) -> float:
