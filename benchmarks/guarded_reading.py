@@ -77,7 +77,7 @@ def _read_pdf(path: Path, folder: Path) -> None:
 
 def _read_document(path: Path, folder: Path) -> None:
     for image in contents(path, path.name, 20, lambda: None).images[:3]:
-        _check_pixels(pixels(path, image["way"], 200.0, lambda: None))
+        _check_pixels(pixels(path, image["way"], 200.0, lambda: None)[0])
 
 
 def _read_checkpoint(path: Path, folder: Path) -> None:

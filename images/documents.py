@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from images.depth import Intensity
 from images.guarded import Limits, ask
 
 OFFICE_SUFFIXES = frozenset((".docx", ".docm", ".pptx", ".pptm", ".ppsx", ".odt", ".odp"))
@@ -26,10 +27,14 @@ def document_contents(path: Path, max_pages: int) -> tuple[list[dict[str, Any]],
     return found["images"], found["omissions"]
 
 
-def document_pixels(path: Path, way: dict[str, Any], max_megapixels: float) -> np.ndarray:
+def document_pixels(path: Path, way: dict[str, Any], max_megapixels: float) -> tuple[np.ndarray, Intensity | None]:
     """Pixels (H, W, 3) uint8 RGB of an image of a document; `way` as in its fields.
+
+    And how its values became 8 bit, where they had more.
 
     Raises:
         InputError: it cannot be read, is larger than `max_megapixels`, or as `document_contents` does.
     """
-    return ask(READER, path, ["pixels", way, max_megapixels], LIMITS, STEP)
+    image = ask(READER, path, ["pixels", way, max_megapixels], LIMITS, STEP)
+    intensity = ask(READER, path, ["intensity", way], LIMITS, STEP)
+    return image, None if intensity is None else Intensity(**intensity)

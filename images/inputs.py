@@ -107,7 +107,7 @@ class ImageSource:
         """
         check_regular(self.path)
         if self.way is not None:
-            return document_pixels(Path(self.path), self.way, max_megapixels), None
+            return document_pixels(Path(self.path), self.way, max_megapixels)
         if self.drawing is None:
             return read_with_intensity(Path(self.path), max_megapixels, self.frame or 1)
         return read_figure(Path(self.path), self.drawing, max_megapixels), None

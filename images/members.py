@@ -5,6 +5,7 @@ for one of a PDF, and `{"member": name, "way": ...}` for what lies in an archive
 `{"file": name, "way": ...}` and `{"data": number, "way": ...}` for pictures of an HTML file.
 """
 
+import json
 import os
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from images.archives import MAX_DEPTH, as_file, open_archive, refusal, unpack
+from images.depth import Intensity
 from images.documents import DOCUMENT_SUFFIXES, HTML_SUFFIXES, OFFICE_SUFFIXES
 from images.frames import READ_SUFFIXES, UNSUPPORTED, frames_of
 from images.html import Linked, data_of, html_pictures, local_file
@@ -65,13 +67,20 @@ class Found:
             self.omissions.append(omission | {"part": ": ".join(parts)})
 
 
+_mappings: dict[str, Intensity | None] = {}  # in the process: of the images that were read, by their way as JSON
+
+
 def answer(path: Path, question: list[Any], grant_time: GrantTime) -> Any:
     """Answer a question of inputs.py in a guarded process."""
     try:
         if question[0] == "contents":
             return asdict(contents(path, path.name, question[1], grant_time))
+        if question[0] == "intensity":
+            mapping = _mappings[json.dumps(question[1])]
+            return None if mapping is None else mapping.to_dict()
         _, way, max_megapixels = question
-        return pixels(path, way, max_megapixels, grant_time)
+        image, _mappings[json.dumps(way)] = pixels(path, way, max_megapixels, grant_time)
+        return image
     except InputError as fault:
         raise InputError(str(fault) if str(path) in str(fault) else f"cannot read {path}: {fault}") from None
 
@@ -246,23 +255,25 @@ def _add_linked(found: Found, path: Path, picture: Linked, way: dict[str, Any], 
     found.images.append(names | {"way": way | {"way": {"frame": 1}}})
 
 
-def pixels(path: Path, way: dict[str, Any], max_megapixels: float, grant_time: GrantTime) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of an image that `contents` found.
+def pixels(
+    path: Path, way: dict[str, Any], max_megapixels: float, grant_time: GrantTime
+) -> tuple[np.ndarray, Intensity | None]:
+    """Pixels (H, W, 3) uint8 RGB of an image that `contents` found, and how its values became 8 bit, if they had more.
 
     Raises:
         InputError: it cannot be read, or is larger than `max_megapixels`.
     """
     if "figure" in way:
-        return pixels_of(path, figure_from(way["figure"]), max_megapixels, grant_time)
+        return pixels_of(path, figure_from(way["figure"]), max_megapixels, grant_time), None
     if "frame" in way:
-        return read_with_intensity(path, max_megapixels, way["frame"])[0]
+        return read_with_intensity(path, max_megapixels, way["frame"])
     name = way.get("member") or way.get("file") or f"picture {way.get('data')}"
     try:
         with _step(path, way) as file:
-            image = pixels(file, way["way"], max_megapixels, grant_time)
+            image, intensity = pixels(file, way["way"], max_megapixels, grant_time)
     except InputError as fault:
         raise InputError(_plain(fault, name)) from None
-    return _as_shown(image, way)
+    return _as_shown(image, way), intensity
 
 
 def _as_shown(image: np.ndarray, way: dict[str, Any]) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 
 from benchmarks.made_documents import (
     OTHER,
@@ -186,3 +187,14 @@ def test_archive_with_too_many_members(tmp_path, monkeypatch):
             archive.writestr(str(number), b"")
     with pytest.raises(InputError, match="more than 20000 files"):
         ImageSource(str(tmp_path / "a.zip")).parts()
+
+
+def test_intensity_within_an_archive(tmp_path):
+    """How the values of a deep image became 8 bit is told for a member of an archive as for a file."""
+    values = np.random.default_rng(0).integers(200, 1200, (80, 90), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", values)
+    archive = save_zip(tmp_path / "a.zip", {"deep.tif": (tmp_path / "deep.tif").read_bytes()})
+    (member,) = ImageSource(str(archive)).parts().images
+    pixels, intensity = member.read_with_intensity(200.0)
+    expected, mapping = ImageSource(str(tmp_path / "deep.tif")).read_with_intensity(200.0)
+    assert np.array_equal(pixels, expected) and intensity == mapping and mapping.high > 1000

@@ -10,13 +10,15 @@ from PIL import Image
 
 from benchmarks.hostile_files import gigabytes_of_content, nested_forms, pdf_stream, write_pdf
 from images import pdf
+from images.inputs import ImageSource
 from images.pdf import read_contents, read_figure
 from runtime.errors import InputError
+from tests.made_pdfs import DRAW, TEXTURE, image, make_pdf
 
 
-def put_image(document, page, image, x, y, width, height):
+def put_image(document, page, pixels, x, y, width, height):
     placed = pypdfium2.PdfImage.new(document)
-    placed.set_bitmap(pypdfium2.PdfBitmap.from_pil(Image.fromarray(image)))
+    placed.set_bitmap(pypdfium2.PdfBitmap.from_pil(Image.fromarray(pixels)))
     placed.set_matrix(pypdfium2.PdfMatrix().scale(width, height).translate(x, y))
     page.insert_obj(placed)
 
@@ -93,3 +95,12 @@ def test_crash_of_pdfium(tmp_path, monkeypatch):
     (tmp_path / "x.pdf").write_bytes(b"%PDF-1.7")
     with pytest.raises(InputError, match=r"x\.pdf: its reader failed"):
         read_contents(tmp_path / "x.pdf")
+
+
+def test_locked_pdf_is_told(tmp_path):
+    """A PDF that asks for a password is no damaged one: it is listed as locked, and not examined."""
+    path = make_pdf(tmp_path / "a.pdf", [DRAW], [image(TEXTURE)])
+    guard = b"/ID[<00><00>]/Encrypt<</Filter/Standard/V 1/R 2/P -4/O<%s>/U<%s>>>" % (b"1f" * 32, b"2e" * 32)
+    path.write_bytes(path.read_bytes().replace(b"/Root 1 0 R>>", b"/Root 1 0 R%s>>" % guard))
+    parts = ImageSource(str(path)).parts()
+    assert parts.images == [] and [item.reason for item in parts.not_examined] == ["locked"]
