@@ -82,11 +82,11 @@ def test_mistakes_on_the_command_line(folder, tmp_path):
 @pytest.mark.slow
 def test_killed_run_can_be_resumed(folder, tmp_path):
     """A killed run leaves no process, and with --resume ends with the same files."""
-    whole, out = run(folder, tmp_path / "whole", count=150), tmp_path / "out"
+    whole, out = run(folder, tmp_path / "whole", count=250), tmp_path / "out"
 
     def start(*more):
         return ScriptProcess(
-            "synthesis.py", "--authentic", folder, "--out", out, "--count", 150, "--num-workers", 2, *more
+            "synthesis.py", "--authentic", folder, "--out", out, "--count", 250, "--num-workers", 2, *more
         )  # fmt: skip
 
     def made():
@@ -101,7 +101,7 @@ def test_killed_run_can_be_resumed(folder, tmp_path):
     while any(map(is_running, others)):
         assert time.monotonic() < end, "its workers live on"
         time.sleep(0.05)
-    assert 5 < (before := made()) < 300
+    assert 5 < (before := made()) < 500
     process = start("--resume")
     assert wait_until(lambda: made() > before + 5, process)
     os.kill(worker_processes(process.pid)[0], signal.SIGKILL)
