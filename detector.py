@@ -49,7 +49,11 @@ class Detection:
     anomaly: np.ndarray | None = None  # (g_h, g_w) float32 cosine distance of each cell to the image's mean vector
     reason: str = ""  # the cascade's step that decided, see `clustering.Cascade`
     search: SearchResult | None = None  # all that the search on the pixels verified, with its features and times
-    searched: float = 1.0  # share of the image in which copies were sought; the rest is drawn, text or ground
+
+    @property
+    def searched(self) -> float:
+        """Share of the image in which the search on the pixels sought copies: the rest is drawn, text or ground."""
+        return 1.0 if self.search is None else self.search.searched
 
     @property
     def masks(self) -> np.ndarray:
@@ -228,7 +232,6 @@ class Detector:
             instances=found.instances,
             seconds=time.perf_counter() - start,
             complete=found.complete,
-            searched=found.searched,
             search=found,
         )
 

@@ -4,7 +4,6 @@ A small network names every cell of 4 x 4 pixels (`benchmark.py train-content` t
 --figures`). What is drawn repeats by its nature, so it takes no part in the search for copies.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 
 from config import PIXEL_KINDS, WEIGHTS
+from copymove.networks import load_network
 
 NETWORK = WEIGHTS / "content.onnx"
 INPUT_NAME = "cells"  # of the network
@@ -30,18 +30,6 @@ MAX_WHOLE = 0.02  # share of an image that is not recorded, up to which all of i
 EVEN_RANGES = (1, 6)  # grey levels within which a pixel's 3 x 3 neighbourhood counts as even: drawn, and drawn and JPEG
 EVEN_CHANNEL = 8  # of the network's input: share of the cell's pixels that are even to the second of these
 CHANNELS = 10 + len(EVEN_RANGES)  # of the network's input
-
-
-@functools.cache
-def load_network() -> "cv2.dnn.Net":
-    """The network of weights/content.onnx.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if not NETWORK.is_file():
-        raise FileNotFoundError(f"there is no file {NETWORK}; make it with benchmark.py train-content")
-    return cv2.dnn.readNetFromONNX(str(NETWORK))
 
 
 def shrink_to_limit(image: np.ndarray) -> np.ndarray:
@@ -92,7 +80,7 @@ def examine_content(image: np.ndarray) -> Content:
     """What the network says of the cells of an image (H, W, 3) uint8 RGB."""
     cells = cell_features(shrink_to_limit(image))
     padding = [(0, 0), *((0, -n % PADDED_TO) for n in cells.shape[1:])]
-    network = load_network()
+    network = load_network(NETWORK, "train-content")
     network.setInput(np.pad(cells, padding, mode="edge")[None].astype(np.float32) / 255, INPUT_NAME)
     logits = network.forward()[0, :, : cells.shape[1], : cells.shape[2]]
     exponentials = np.exp(logits - logits.max(axis=0))

@@ -1,6 +1,5 @@
 """The mask refiner: a small network that decides for every pixel near a copy's outline whether it was copied."""
 
-import functools
 import math
 
 import cv2
@@ -10,6 +9,7 @@ from config import WEIGHTS
 from copymove.geometry import Box
 from copymove.image_features import FINE_SIGMA, GRAIN_SIGMA, ImageFeatures, blur, normalize_local_contrast
 from copymove.morphology import component_with_most, ellipse, fill_holes
+from copymove.networks import load_network
 from copymove.warping import aligned_pair, informative_pair, resolution_level, warp_to_template
 
 NETWORK = WEIGHTS / "outline.onnx"
@@ -84,18 +84,6 @@ def network_input(grey: np.ndarray, masks: np.ndarray, noise: float) -> np.ndarr
     return np.stack(channels).astype(np.float32)
 
 
-@functools.cache
-def load_network() -> "cv2.dnn.Net":
-    """The network in weights/outline.onnx, which benchmarks/train_mask_refiner.py describes and trains.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if not NETWORK.is_file():
-        raise FileNotFoundError(f"there is no file {NETWORK}; make it with benchmark.py train-mask-refiner")
-    return cv2.dnn.readNetFromONNX(str(NETWORK))
-
-
 def refine_mask(
     image_features: ImageFeatures, affine: np.ndarray, region: np.ndarray
 ) -> tuple[np.ndarray, int, int] | None:
@@ -136,7 +124,7 @@ def predict_log_odds(grey: np.ndarray, masks: np.ndarray, noise: float, near: np
         near: (h, w) bool, pixels near the outline.
     """
     channels, masks = network_input(grey, masks, noise), masks.astype(np.float32)
-    network, log_odds = load_network(), np.zeros(grey.shape[1:], np.float32)
+    network, log_odds = load_network(NETWORK, "train-mask-refiner"), np.zeros(grey.shape[1:], np.float32)
     for y in range(0, log_odds.shape[0], TILE):
         for x in range(0, log_odds.shape[1], TILE):
             if not near[y : y + TILE, x : x + TILE].any():

@@ -11,11 +11,10 @@ from PIL import Image
 from images.folders import IMAGE_SUFFIXES
 from images.guest import guest_frames
 from images.header import FORMATS, guest_format, read_header, read_start
-from images.not_examined import NotExamined, over_max_pages, unsupported
+from images.not_examined import FIRST_ONLY, NotExamined, over_max_pages, unsupported
 from images.parsing import parsing
 from images.tiff import tiff_images
 
-FIRST_ONLY = "only the first is examined"
 # Formats that may hold images and are not read: they are told, wherever they lie.
 UNSUPPORTED = {
     **{".psd": "Photoshop", ".psb": "Photoshop", ".ai": "Illustrator", ".eps": "PostScript", ".ps": "PostScript"},

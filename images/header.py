@@ -43,9 +43,6 @@ def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -
     Image.MAX_IMAGE_PIXELS = None  # our own limit below replaces Pillow's, which warns first and counts differently
     with parsing(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about unusual metadata
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # reading from a pipe or a device may never end
-            raise InputError(f"cannot read {path}: it is not a regular file")
         start = read_start(path)
         if (guest := guest_format(path, start)) is not None:
             return _guest_header(path, guest, max_megapixels, number)
@@ -59,14 +56,20 @@ def read_header(path: Path, max_megapixels: float = math.inf, number: int = 1) -
                 # Pillow decodes a whole PNG to look for EXIF behind the pixels; the EXIF before them is enough.
                 exif = Image.Exif() if format == "PNG" and "exif" not in image.info else image.getexif()
                 orientation = exif.get(ExifTags.Base.Orientation, 1)
-    check_size(path, (height, width), pixel_bytes, status.st_size, max_megapixels)
+    check_size(path, (height, width), pixel_bytes, os.stat(path).st_size, max_megapixels)
     if orientation in range(5, 9):  # these exchange rows and columns
         height, width = width, height
     return Header(format, height, width, orientation if orientation in range(1, 9) else 1)
 
 
 def read_start(path: Path) -> bytes:
-    """The first bytes of a file, which tell its format. Raises InputError where it is empty."""
+    """The first bytes of a file, which tell its format.
+
+    Raises:
+        InputError: it is empty, or not a regular file: reading from a pipe or a device may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"cannot read {path}: it is not a regular file")
     with open(path, "rb") as file:
         start = file.read(136)
     if not start:

@@ -1,4 +1,4 @@
-"""What a user gives to be examined: files, folders, patterns and PDFs become images, each with where it came from.
+"""What a user gives to be examined: files, folders, patterns and documents become images, each with where it came from.
 
 A further kind of document that holds images needs its ending in `SUFFIXES` and a case of its own in
 `ImageSource.holds_images`, `ImageSource.parts` and `ImageSource.read`.
@@ -128,7 +128,7 @@ def check_regular(path: str) -> None:
 
 
 def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
-    """Absolute paths of all images and PDFs, sorted, each once.
+    """Absolute paths of all images and documents, sorted, each once.
 
     Args:
         paths: files (taken whatever their name), folders (searched recursively, links to folders not followed), or
@@ -139,12 +139,14 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[str]:
         InputError: there is no image at all.
     """
     if not paths:
-        raise InputError("no PATH was given; give images, folders, globs or PDFs")
+        raise InputError("no PATH was given; give images, folders, patterns or documents")
     found: set[str] = set()
     for path in paths:
         given = [str(path)] if os.path.lexists(path) else _matches(path)
         if not given:
-            raise FileNotFoundError(f"{path} does not exist and matches nothing; give images, folders, globs or PDFs")
+            raise FileNotFoundError(
+                f"{path} does not exist and matches nothing; give images, folders, patterns or documents"
+            )
         for item in given:
             if os.path.isdir(item):
                 found.update(_files_below(item))

@@ -10,10 +10,10 @@ from PIL import ExifTags, Image
 
 from images.frame_info import FrameInfo
 from images.jpegxl import JpegXlHeader, read_jpegxl_header
+from images.not_examined import FIRST_ONLY
 from images.raster import Raster, upright
 from runtime.errors import InputError
 
-FIRST_ONLY = "only the first is examined"
 HEADER = 1 << 20  # bytes of a JPEG XL among which its header is looked for
 
 

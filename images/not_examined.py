@@ -8,6 +8,7 @@ LINE_ART = "line art"
 FURNITURE = "page furniture"  # the same small image on many pages: logos, headers, icons
 TEXT = "text"  # a table or a page of text that was inserted as an image
 LOCKED = "locked"
+FIRST_ONLY = "only the first is examined"  # of the frames of an animation
 HARMLESS = frozenset({FURNITURE})  # told, but no reason to call a document not wholly examined
 
 

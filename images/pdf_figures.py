@@ -84,7 +84,8 @@ def figures_of(page: PageSurvey, number: int, left_out: Collection[int]) -> tupl
     captions = captions_of(page.lines)
     text = running_text(page.lines, captions)
     rasters = [raster for k, raster in enumerate(page.rasters) if k not in left_out]
-    groups = _group(page, rasters, captions, text)
+    drawings = _drawings(page, captions, text)
+    groups = _group(rasters, drawings, captions, text)
     figures, omissions, icons = [], [], 0
     for group in sorted(groups, key=lambda group: (group.box[1], group.box[0])):
         figure = _figure(page, group, number, len(figures) + 1)
@@ -97,7 +98,7 @@ def figures_of(page: PageSurvey, number: int, left_out: Collection[int]) -> tupl
         else:
             figures.append(figure)
     omissions += [Omission(number, "icon", FURNITURE, icons)] if icons else []
-    omissions += _line_art(page, groups, captions, text, number)
+    omissions += _line_art(drawings, groups, captions, text, number)
     for raster in rasters:
         if raster.hides and min(raster.width, raster.height) >= LEAST_SIDE and max(_size(raster.box)) >= ICON:
             figures.append(Figure(number, len(figures) + 1, raster.box, hidden=True, image=raster.index))
@@ -105,7 +106,7 @@ def figures_of(page: PageSurvey, number: int, left_out: Collection[int]) -> tupl
 
 
 def _group(
-    page: PageSurvey, rasters: Sequence[Raster], captions: Sequence[Caption], text: Sequence[Line]
+    rasters: Sequence[Raster], drawings: Sequence[Drawing], captions: Sequence[Caption], text: Sequence[Line]
 ) -> list[Group]:
     """The images of a page by figure, each with its caption and its lines."""
     seen = [raster for raster in rasters if raster.shown is not None]
@@ -123,7 +124,7 @@ def _group(
     groups = [group for group in by_caption.values() if group.rasters]
     barriers = [*(line.box for line in text), *(caption.box for caption in captions)]
     groups += [Group(rasters=cluster) for cluster in _join(lone, PANEL_GAP, barriers)]
-    for drawing in _drawings(page, captions, text):
+    for drawing in drawings:
         touching = [group for group in groups if _near(drawing.box, group.box, GAP)]
         chosen = _caption_of(drawing.box, captions, text)
         if chosen in by_caption:
@@ -237,14 +238,14 @@ def _drawings(page: PageSurvey, captions: Sequence[Caption], text: Sequence[Line
 
 
 def _line_art(
-    page: PageSurvey, groups: Sequence[Group], captions: Sequence[Caption], text: Sequence[Line], number: int
+    drawings: Sequence[Drawing], groups: Sequence[Group], captions: Sequence[Caption], text: Sequence[Line], number: int
 ) -> list[Omission]:
     """Figures of a page that are drawn of lines alone."""
     used = {id(drawing) for group in groups for drawing in group.drawings}
     taken = [group.caption for group in groups]
     labelled: dict[int, float] = defaultdict(float)
     others = 0
-    for drawing in _drawings(page, captions, text):
+    for drawing in drawings:
         if id(drawing) in used or any(common(drawing.box, group.box) for group in groups):
             continue
         chosen = _caption_of(drawing.box, captions, text)

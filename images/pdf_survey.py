@@ -111,7 +111,6 @@ class PageSurvey:
     drawn: np.ndarray  # (N,) bool: curves and slanted lines, which drawings have and tables have not
     lines: list[Line]
     too_deep: bool  # whether forms were nested deeper than is followed
-    unseen: int  # images that were not looked for one by one
 
 
 def survey(page: Page) -> PageSurvey:
@@ -126,9 +125,7 @@ def survey(page: Page) -> PageSurvey:
         rasters += _patterns(page, objects)
         boxes, drawn = _paths(objects)
         lines = read_lines(page.page, objects)
-    return PageSurvey(
-        page.width, page.height, rasters, boxes, drawn, lines, page.too_deep, max(len(rasters) - MAX_SEEN, 0)
-    )
+    return PageSurvey(page.width, page.height, rasters, boxes, drawn, lines, page.too_deep)
 
 
 @contextmanager
@@ -277,8 +274,8 @@ def _compare(page: Page, placed: PlacedObject, raster: Raster, view: View, seen:
     matrix = (view_matrix(view) @ matrix3(raster))[:2]
     # The centres of pixels are whole numbers to OpenCV.
     matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
-    size, reduced = (view.width, view.height), cv2.INTER_AREA if view.width < raster.shape[0] else cv2.INTER_LINEAR
-    warped = cv2.warpAffine(own, matrix, size, flags=reduced & cv2.INTER_LINEAR | cv2.INTER_LINEAR)
+    size = (view.width, view.height)
+    warped = cv2.warpAffine(own, matrix, size, flags=cv2.INTER_LINEAR)
     inside = cv2.warpAffine(np.ones(own.shape[:2], np.uint8), matrix, size, flags=cv2.INTER_NEAREST) > 0
     shown = page.draw(view)
     alike = inside & (np.abs(warped.astype(np.int16) - shown).max(axis=2) < DIFFERENT)

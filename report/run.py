@@ -21,6 +21,11 @@ SHOWN = 5  # most errors, and most reasons why something was not examined, that 
 SHOWN_PLACES = 8  # most places that the page names for one reason in one file
 
 
+def is_only_drawn(line: Line) -> bool:
+    """Whether an image was not searched because all of it is drawn, and nothing else proposed a finding in it."""
+    return line["verdict"] == CLEAN and line.get("searched", 1.0) == 0
+
+
 @dataclass
 class Tally:
     """How many images had which verdict, and how many things were not examined for which reason."""
@@ -35,7 +40,7 @@ class Tally:
         if line["verdict"] == NOT_EXAMINED:
             self.reasons[line["reason"]] += line["count"]
             return
-        if line.get("searched", 1.0) == 0:
+        if is_only_drawn(line):
             self.reasons[DRAWN] += 1
             return
         self.verdicts[line["verdict"]] += 1
@@ -87,8 +92,9 @@ def not_examined_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
     """Rows of the page's list of what was not examined: path, what, reason, count, places in the file as one text."""
     groups: dict[tuple[str, str, str], tuple[Counter, list[str]]] = {}
     for line in lines:
-        if line["verdict"] == NOT_EXAMINED or line.get("searched", 1.0) == 0:
-            what, reason = line.get("what", "image"), line.get("reason") or DRAWN
+        drawn = is_only_drawn(line)
+        if drawn or line["verdict"] == NOT_EXAMINED:
+            what, reason = ("image", DRAWN) if drawn else (line["what"], line["reason"])
             counts, places = groups.setdefault((line["path"], what, reason), (Counter(), []))
             counts["all"] += line.get("count", 1)
             place = [line["part"]] if "part" in line else []

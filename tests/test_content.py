@@ -102,9 +102,5 @@ def test_shipped_network_tells_kinds():
 def test_missing_network_is_told(monkeypatch, tmp_path):
     """One sentence says how to make it."""
     monkeypatch.setattr(content, "NETWORK", tmp_path / "none.onnx")
-    content.load_network.cache_clear()
-    try:
-        with pytest.raises(FileNotFoundError, match="train-content"):
-            content.load_network()
-    finally:
-        content.load_network.cache_clear()
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx; make it with benchmark\.py train-content"):
+        content.examine_content(np.zeros((64, 64, 3), np.uint8))

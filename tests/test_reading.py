@@ -293,3 +293,10 @@ def test_decoders_print_nothing(tmp_path, capfd):
     assert capfd.readouterr().err == ""
     os.write(2, b"ours")
     assert capfd.readouterr().err == "ours"
+
+
+def test_pipes_are_refused(tmp_path):
+    """Reading from a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_image(tmp_path / "a.png")
