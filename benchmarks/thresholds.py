@@ -34,13 +34,15 @@ def measure_thresholds(settings: ThresholdSettings) -> None:
     names = [folder.name for folder in settings.left_out]
     if not names or len(set(names)) < len(names):
         raise InputError(f"--left-out has {names or 'no folder'}; give one folder a kind, each with a name of its own")
-    highest: dict[str, np.ndarray] = {}
-    for folder in settings.left_out:
-        image_files = [image_file for image_file in choose_images(folder, None) if not image_file.forged]
+    # All folders first: one that is missing is refused before any work is done.
+    kinds = {folder: [f for f in choose_images(folder, None) if not f.forged] for folder in settings.left_out}
+    for folder, image_files in kinds.items():
         if not image_files:
             raise InputError(f"{folder} holds no authentic image; a threshold needs some of every kind")
-        found = map_in_processes(highest_log_odds, image_files, settings.num_workers)
-        highest[folder.name] = np.array(list(found))
+    highest = {
+        folder.name: np.array(list(map_in_processes(highest_log_odds, image_files, settings.num_workers)))
+        for folder, image_files in kinds.items()
+    }
     thresholds = [[rate, left_out_threshold(list(highest.values()), rate)] for rate in TARGET_FPRS]
     rates = {name: [float((values >= t).mean()) for _, t in thresholds] for name, values in highest.items()}
     command = "python benchmark.py " + " ".join(sys.argv[1:])
