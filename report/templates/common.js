@@ -52,7 +52,7 @@ const falseOnes = (image) => (image.truth ? image.instances.filter((i) => isWron
 
 function resultText(image) {
   if (image.verdict === "error") return "could not be examined";
-  if (image.verdict === "clean") return "nothing found";
+  if (image.verdict === "clean") return image.searched === 0 ? "not searched: drawn" : "nothing found";
   const modelOnly = image.instances.every((instance) => !instance.copies.length) ? ", by the model only" : "";
   return count(image.instances.length, "finding", "findings") + modelOnly;
 }
